@@ -1,0 +1,139 @@
+"""The denoiser: one contract, preconditioned around the low-dose image.
+
+    denoiser.mean(cond)          -> x0_hat      E[x | y]: the sigma -> infinity answer, one evaluation
+    denoiser(x_sigma, sigma, cond) -> x0_hat    an estimate of E[x | x_sigma, y]
+    denoise = bind(denoiser, cond)              what samplers and guidance see
+
+With x_sigma = x + sigma * n and the local prior x | y ~ N(y, r^2), r the noise level of the low-dose image y:
+
+    x0_hat = y + c_skip * (x_sigma - y) + c_out * F(c_in * (x_sigma - y), features(y, r), log(sigma / r))
+    c_skip = r^2 / (sigma^2 + r^2)      c_out = sigma * r / sqrt(sigma^2 + r^2)      c_in = 1 / sqrt(sigma^2 + r^2)
+
+This is EDM (Karras et al. 2022, arXiv:2206.00364, Table 1 and Eq. 7) with its data distribution re-centred on y.
+At sigma -> infinity c_skip and c_in vanish, c_out -> r, and F alone is the regression y -> x.
+The network sees only ratios to r, never absolute levels: adding a constant to y adds it to the answer, scaling
+y and r scales it. That is what lets one checkpoint serve every dose. Without a condition y becomes the data
+mean and r the data's standard deviation, which is EDM as published; the flag is embedded, no pixel value means it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x_sigma (B, C, *spatial), sigma (B,)) -> x0_hat (B, C, *spatial)."""
+
+FEATURES = 5  # log(sigma / r), mean flag, null flag, two noise colours
+CONTEXT = 8  # pixels over which the local mean of y is taken
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What is known about the clean image, in model units.
+
+    slab    (B, K, *spatial)  the low-dose image between its neighbours, K odd, the image itself in the middle
+    r       (B,)              its noise level (standard deviation)
+    colour  (B, 2)            how much noise survives 2- and 4-fold averaging (see medidiff.noise.level)
+    null    (B,) bool         True: no condition, the slab is ignored
+    """
+
+    slab: Tensor
+    r: Tensor
+    colour: Tensor
+    null: Tensor
+
+    @property
+    def y(self) -> Tensor:
+        """(B, 1, *spatial) the low-dose image."""
+        middle = self.slab.shape[1] // 2
+        return self.slab[:, middle : middle + 1]
+
+    def as_null(self) -> Condition:
+        """The same batch with the condition taken away."""
+        return replace(self, null=torch.ones_like(self.null))
+
+
+def bind(denoiser: Denoiser, cond: Condition) -> Denoise:
+    """Fix the condition: what samplers and guidance see."""
+    return lambda x_sigma, sigma: denoiser(x_sigma, sigma, cond)
+
+
+def _over(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def local_mean(y: Tensor) -> Tensor:
+    """Average over blocks of CONTEXT pixels, interpolated back; (B, 1, *spatial)."""
+    pool = {4: F.avg_pool2d, 5: F.avg_pool3d}[y.ndim]
+    mode = {4: "bilinear", 5: "trilinear"}[y.ndim]
+    return F.interpolate(pool(y, CONTEXT), size=y.shape[2:], mode=mode, align_corners=False)
+
+
+def squash(u: Tensor) -> Tensor:
+    """Compress edges, keep noise linear: asinh is ~u within the noise and ~log u at bone and air."""
+    return torch.asinh(u / 3)
+
+
+class Denoiser(nn.Module):
+    """A network with its preconditioning.
+
+    network    (B, K + 1, *spatial), (B, FEATURES) -> (B, 1, *spatial)
+    data_mean, data_std   of clean images in model units; used when there is no condition
+    """
+
+    def __init__(self, network: nn.Module, *, data_mean: float = -0.4, data_std: float = 0.45) -> None:
+        super().__init__()
+        self.network = network
+        self.data_mean, self.data_std = data_mean, data_std
+
+    def mean(self, cond: Condition) -> Tensor:
+        """E[x | y] in one evaluation, (B, 1, *spatial)."""
+        y, r = self._centre(cond)
+        residual = self._evaluate(torch.zeros_like(y), None, y, r, cond)
+        return y + _over(r, y) * residual
+
+    def forward(self, x_sigma: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        """E[x | x_sigma, y]; x_sigma (B, 1, *spatial), sigma (B,) > 0, both in model units."""
+        y, r = self._centre(cond)
+        total = torch.sqrt(sigma**2 + r**2)
+        c_skip, c_out, c_in = (_over(c, y) for c in (r**2 / total**2, sigma * r / total, 1 / total))
+        state = x_sigma - y
+        return y + c_skip * state + c_out * self._evaluate(c_in * state, sigma / r, y, r, cond)
+
+    def loss(self, x: Tensor, cond: Condition, sigma: Tensor, noise: Tensor) -> Tensor:
+        """(B,) squared error of F, that is EDM's weighting (sigma^2 + r^2) / (sigma r)^2 of |x0_hat - x|^2.
+
+        sigma (B,) may hold infinity: those samples train `mean`. noise (B, 1, *spatial) is unit white.
+        """
+        y, r = self._centre(cond)
+        infinite = torch.isinf(sigma)
+        finite = torch.where(infinite, torch.ones_like(sigma), sigma)
+        state = torch.where(_over(infinite, x), torch.zeros_like(x), x + _over(finite, x) * noise - y)
+        total = torch.sqrt(finite**2 + r**2)
+        c_skip = torch.where(infinite, torch.zeros_like(r), r**2 / total**2)
+        c_out = torch.where(infinite, r, finite * r / total)
+        ratio = torch.where(infinite, torch.full_like(r, torch.inf), finite / r)
+        network = self._evaluate(_over(1 / total, x) * state, ratio, y, r, cond)
+        target = (x - y - _over(c_skip, x) * state) / _over(c_out, x)
+        return (network - target).square().flatten(1).mean(1)
+
+    def _centre(self, cond: Condition) -> tuple[Tensor, Tensor]:
+        y = torch.where(_over(cond.null, cond.slab), torch.full_like(cond.y, self.data_mean), cond.y)
+        return y, torch.where(cond.null, torch.full_like(cond.r, self.data_std), cond.r)
+
+    def _evaluate(self, state: Tensor, ratio: Tensor | None, y: Tensor, r: Tensor, cond: Condition) -> Tensor:
+        images = squash((cond.slab - local_mean(cond.y)) / _over(cond.r, y))
+        known = (~cond.null).to(state.dtype)
+        is_mean = torch.ones_like(r) if ratio is None else torch.isinf(ratio).to(state.dtype)
+        log_ratio = torch.zeros_like(r) if ratio is None else torch.nan_to_num(torch.log(ratio), posinf=0.0)
+        colour = cond.colour * known[:, None]
+        features = torch.stack([log_ratio / 2, is_mean, 1 - known, colour[:, 0], colour[:, 1]], dim=1)
+        stacked = torch.cat([state, images * _over(known, y)], dim=1)
+        if stacked.ndim == 4:
+            stacked = stacked.contiguous(memory_format=torch.channels_last)
+        return self.network(stacked, features)

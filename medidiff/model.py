@@ -1,0 +1,195 @@
+"""A model: denoiser + intensity scaling + slab plan + card, in one safetensors file.
+
+The file's metadata hold everything needed to rebuild the network and to judge it: architecture, scaling, card.
+Weights are stored as float16 and used as float32. Nothing is unpickled. The hash of the file names the model in
+every result it makes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medidiff.config import Settings
+from medidiff.diffusion.denoiser import FEATURES, Condition, Denoiser
+from medidiff.errors import ModelError
+from medidiff.networks.unet import UNet
+from medidiff.noise.level import noise_estimate
+from medidiff.patches import crop, pad_to_multiple
+from medidiff.scaling import LinearScaling
+
+FORMAT = "medidiff-model-1"
+SUFFIX = ".safetensors"
+
+
+class Architecture(Settings):
+    """What the network looks like; enough to rebuild it."""
+
+    slab: int = Field(default=3, ge=1)
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    embedding: int = 64
+    dimensions: Literal[2] = 2
+    data_mean: float = -0.4
+    data_std: float = 0.45
+
+
+class Card(Settings):
+    """What a model is, what it was made from, and where it stands; shown by `medidiff models NAME`."""
+
+    name: str
+    modality: Literal["CT"] = "CT"
+    summary: str = ""
+    data: tuple[str, ...] = ()
+    simulated: str = ""
+    training: dict[str, Any] = {}
+    metrics: tuple[dict[str, Any], ...] = ()
+    uncertainty: dict[str, Any] = {}
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A denoiser ready for use.
+
+    sha256 is the hash of the weight file, or "unsaved".
+    """
+
+    denoiser: Denoiser
+    scaling: LinearScaling
+    architecture: Architecture
+    card: Card
+    sha256: str = "unsaved"
+
+    @property
+    def slab(self) -> int:
+        """Number of neighbouring slices that `condition` wants."""
+        return self.architecture.slab
+
+    @property
+    def stride(self) -> int:
+        return 2 ** len(self.architecture.widths)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def condition(self, slab: NDArray[np.float32]) -> Condition:
+        """Condition of one slice: slab (K, rows, columns) in the scaling's unit, the slice in the middle.
+
+        The noise level is that of the middle slice, so the answer for a slice depends on its slab alone.
+        Spatial sizes of the result are padded to the network's stride.
+        """
+        estimate = noise_estimate(slab[len(slab) // 2])
+        image = torch.from_numpy(np.ascontiguousarray(slab, dtype=np.float32)).to(self.device)
+        padded = pad_to_multiple(self.scaling.forward(image)[None], self.stride)
+        return Condition(
+            slab=padded,
+            r=torch.tensor([estimate.level / self.scaling.factor], dtype=torch.float32, device=self.device),
+            colour=torch.tensor([estimate.colour], dtype=torch.float32, device=self.device),
+            null=torch.zeros(1, dtype=torch.bool, device=self.device),
+        )
+
+    def image(self, x0_hat: Tensor, matrix: tuple[int, int]) -> NDArray[np.float32]:
+        """(rows, columns) in the scaling's unit, from a network answer (1, 1, padded rows, padded columns)."""
+        return crop(self.scaling.inverse(x0_hat)[0, 0], matrix).float().cpu().numpy()
+
+    def to(self, device: str | torch.device) -> Model:
+        """Move the weights, in place, and return self."""
+        self.denoiser.to(device)
+        return self
+
+
+def build(architecture: Architecture) -> Denoiser:
+    """An untrained denoiser of the given architecture."""
+    network = UNet(
+        architecture.slab + 1,
+        features=FEATURES,
+        widths=architecture.widths,
+        blocks=architecture.blocks,
+        embedding=architecture.embedding,
+        dimensions=architecture.dimensions,
+    ).to(memory_format=torch.channels_last)
+    return Denoiser(network, data_mean=architecture.data_mean, data_std=architecture.data_std)
+
+
+def save(path: Path, denoiser: Denoiser, architecture: Architecture, scaling: LinearScaling, card: Card) -> str:
+    """Write float16 weights with card to `path` (atomically); returns the file's SHA-256."""
+    weights = {k: v.detach().to(torch.float16).contiguous().cpu() for k, v in denoiser.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "architecture": architecture.model_dump_json(),
+        "scaling": json.dumps(scaling.to_dict()),
+        "card": card.model_dump_json(),
+    }
+    temporary = path.with_name(f".{path.name}.partial")
+    save_file(weights, temporary, metadata=metadata)
+    os.replace(temporary, path)
+    return file_hash(path)
+
+
+def load(name: str | Path) -> Model:
+    """Load an embedded model by name, or any model by its file.
+
+    Raises ModelError for unknown names and for corrupt or foreign files.
+    """
+    path = _find(name)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path.name}: not a readable safetensors file ({error}); copy or download it again") from None
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "none")
+        raise ModelError(f"{path.name}: not a medidiff model (format '{FORMAT}' expected, '{found}' found)")
+    try:
+        architecture = Architecture.model_validate_json(metadata["architecture"])
+        card = Card.model_validate_json(metadata["card"])
+        scaling = LinearScaling(**json.loads(metadata["scaling"]))
+        denoiser = build(architecture)
+        denoiser.load_state_dict({key: value.float() for key, value in weights.items()})
+    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path.name}: the weights do not fit their own description ({reason})") from None
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise ModelError(f"{path.name}: the weights hold NaN or infinity; the file is damaged, copy it again")
+    return Model(denoiser.eval().requires_grad_(False), scaling, architecture, card, file_hash(path))
+
+
+def embedded() -> dict[str, Path]:
+    """Name -> file of the models that come with the package."""
+    folder = Path(str(resources.files("medidiff.weights")))
+    return {path.name.removesuffix(SUFFIX): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
+
+
+DEFAULT = "ct"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find(name: str | Path) -> Path:
+    known = embedded()
+    if str(name) in known:
+        return known[str(name)]
+    path = Path(name)
+    if path.is_file():
+        return path
+    raise ModelError(f"model '{name}': neither a file nor an embedded model ({', '.join(known) or 'none'})")
