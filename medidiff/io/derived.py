@@ -1,0 +1,538 @@
+"""A derived CT series: the source's headers, new pixels, and an honest account of what was done to them.
+
+DICOM PS3.3 C.7.6.1 (general image, derivation), C.8.2.1 (CT image), C.7.5.2 (contributing equipment).
+One file a slice, written one at a time, in any order and as often as wanted: the identifiers of slice k
+depend on the series UID and k alone, so an interrupted run goes on in the same series.
+
+    stored = round((HU - RescaleIntercept) / RescaleSlope)     slope and intercept as in the source
+
+clipped to the source's bits. A slice whose values no longer fit is widened to 16 bits, with a warning;
+values below -1000 HU do not count as such (the scanner clipped them as well).
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import config as pydicom_config
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
+
+from medidiff import DISCLAIMER, __version__
+from medidiff.errors import OutputError, UsageError
+from medidiff.volume import SliceSource
+
+TRANSFER_SYNTAXES = {"explicit": ExplicitVRLittleEndian, "jpegls": JPEGLSLossless, "j2k": JPEG2000Lossless}
+AIR_HU = -1000.0  # nothing in a patient attenuates less; what is below is noise
+
+_NAMESPACE = uuid.UUID("6b2b1d6e-3c77-4d0b-9d3e-5f0f7c1e9a41")  # drawn once, for medidiff
+_IMPLEMENTATION_UID = UID(f"2.25.{_NAMESPACE.int}")
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
+
+# What describes other pixels, other files or other signatures than those written here.
+_STALE = [
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries",
+    "IconImageSequence",
+    "PixelPaddingRangeLimit",
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelDataProviderURL",
+    "DigitalSignaturesSequence",
+    "MACParametersSequence",
+    "DataSetTrailingPadding",
+    "NumberOfFrames",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "DimensionOrganizationSequence",
+    "DimensionIndexSequence",
+    "DimensionOrganizationType",
+    "ConcatenationUID",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
+    "ConcatenationFrameOffsetNumber",
+    "SOPInstanceUIDOfConcatenationSource",
+    "ConversionSourceAttributesSequence",
+]
+
+# Type 2 of the modules of the CT Image IOD (PS3.3 A.3.3): must be there, may be empty.
+_TYPE_2 = [
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+    "PatientPosition",
+    "PositionReferenceIndicator",
+    "Manufacturer",
+    "SliceThickness",
+    "KVP",
+    "AcquisitionNumber",
+]
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What was done to a series, in the words that its header will carry.
+
+    description                DerivationDescription: model and hash, mode, sampler, evaluations, seed ...
+    series_description_suffix  appended to the source's SeriesDescription, e.g. "medidiff quantitative"
+    code                       (value, scheme, meaning) of DerivationCodeSequence; CID 7203 has no denoising code
+    comments                   first words of ImageComments
+    is_noise_added             True for a simulated low dose: the series says so instead of "AI-processed"
+    is_ai                      False for a conversion that changed no values
+    window                     (centre, width) that replaces the source's, e.g. for an uncertainty map
+    """
+
+    description: str
+    series_description_suffix: str = "medidiff"
+    code: tuple[str, str, str] = ("MDIFF-DENOISE", "99MEDIDIFF", "Diffusion model denoising")
+    comments: str = ""
+    is_noise_added: bool = False
+    is_ai: bool = True
+    window: tuple[float, float] | None = None
+
+    @property
+    def nature(self) -> str:
+        if self.is_noise_added:
+            return "simulated low dose"
+        return "AI-processed" if self.is_ai else "converted"
+
+
+class HeaderSource(SliceSource, Protocol):
+    """A slice source that knows the DICOM header and the stored numbers of each slice."""
+
+    def header(self, index: int) -> Dataset:
+        """Attributes of one slice as a classic CT image has them, without pixel data; `file_meta` attached."""
+
+    def stored(self, index: int) -> NDArray[np.integer]:
+        """(rows, columns) numbers as they are in the file, before rescale."""
+
+    def source_reference(self, index: int) -> tuple[str, str, int | None] | None:
+        """(SOPClassUID, SOPInstanceUID, frame number or None); None where there is no source instance."""
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """How HU become stored numbers in one slice."""
+
+    slope: float
+    intercept: float
+    bits: int
+    is_signed: bool
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        half = 1 << (self.bits - 1)
+        return (-half, half - 1) if self.is_signed else (0, 2 * half - 1)
+
+    @property
+    def dtype(self) -> np.dtype:
+        kind = "int" if self.is_signed else "uint"
+        return np.dtype(f"{kind}{8 if self.bits <= 8 else 16}")
+
+    def fits(self, low: float, high: float) -> bool:
+        lowest, highest = self.limits
+        return low >= lowest and high <= highest
+
+    def numbers(self, values_hu: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.rint((values_hu.astype(np.float64) - self.intercept) / self.slope)
+
+
+class DerivedWriter:
+    """Writes the slices of one derived series into a folder; `warnings` fills up on the way.
+
+    source               headers, geometry and stored numbers of the series that was processed
+    folder               made when the first slice is written; files are 0001.dcm ... in geometric order
+    series_number_offset added to the source's SeriesNumber
+    transfer_syntax      a key of TRANSFER_SYNTAXES
+    deterministic_uids   a salt: the same salt, source and derivation give the same UIDs again
+    series_uid           continues that series (an interrupted run); overrides `deterministic_uids`
+    created              date and time of the series; by default that of a slice already there, else now
+    rescale              (slope, intercept) in place of the source's, for maps of another range; padding is
+                         then not restored, its tag is dropped
+    """
+
+    def __init__(
+        self,
+        source: HeaderSource,
+        folder: Path,
+        derivation: Derivation,
+        *,
+        series_number_offset: int = 1000,
+        transfer_syntax: str = "explicit",
+        deterministic_uids: str | None = None,
+        series_uid: str | None = None,
+        created: datetime | None = None,
+        rescale: tuple[float, float] | None = None,
+    ) -> None:
+        if transfer_syntax not in TRANSFER_SYNTAXES:
+            known = ", ".join(TRANSFER_SYNTAXES)
+            raise UsageError(f"transfer syntax '{transfer_syntax}' is not known: choose one of {known}")
+        self.source, self.folder, self.derivation = source, Path(folder), derivation
+        self.rescale = rescale
+        self.transfer_syntax = TRANSFER_SYNTAXES[transfer_syntax]
+        self.warnings: list[str] = []
+        self._number_offset = series_number_offset
+        first = source.header(0)
+        self._source_series = str(first.get("SeriesInstanceUID") or first.get("StudyInstanceUID") or "")
+        self.series_uid = series_uid or self._new_series_uid(deterministic_uids)
+        self.created = created or self._started_at() or datetime.now(UTC).astimezone()
+
+    def write(self, index: int, values_hu: NDArray[np.floating], mask: NDArray[np.bool_] | None = None) -> Path:
+        """Write slice `index` (rows, columns) and return its file; `mask` is True where the source's number is kept
+        (its padding, unless given).
+
+        Raises OutputError, leaving no partial file, when the file cannot be written.
+        """
+        target = self.folder / f"{index + 1:04d}.dcm"
+        with _quiet_about_the_source():
+            dataset = self._header(index)
+            self._set_pixels(dataset, index, values_hu, mask)
+            buffer = io.BytesIO()
+            dataset.save_as(buffer, enforce_file_format=True)
+        write_whole(target, buffer.getbuffer())
+        return target
+
+    # -- identifiers -------------------------------------------------------------------------------------
+
+    def _new_series_uid(self, salt: str | None) -> str:
+        if salt is None:
+            return f"2.25.{uuid.uuid4().int}"
+        return _uid("series", salt, self._source_series, self.derivation.description, repr(self.rescale))
+
+    def _started_at(self) -> datetime | None:
+        """When an interrupted run of this very series began, read from a slice that it left."""
+        for path in sorted(self.folder.glob("[0-9]*.dcm"))[:1]:
+            left = _read_header(path)
+            if left is not None and left.get("SeriesInstanceUID") == self.series_uid:
+                return datetime.strptime(f"{left.SeriesDate}{left.SeriesTime}", "%Y%m%d%H%M%S").astimezone()
+        return None
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    # -- the header --------------------------------------------------------------------------------------
+
+    def _header(self, index: int) -> Dataset:
+        source = self.source.header(index)
+        dataset = copy.deepcopy(source)
+        _drop_stale(dataset)
+        self._identify(dataset, index)
+        self._complete(dataset)
+        self._keep_lossy_history(dataset, source)
+        self._describe(dataset)
+        self._reference(dataset, index)
+        dataset.file_meta = self._file_meta(dataset)
+        return dataset
+
+    def _identify(self, dataset: Dataset, index: int) -> None:
+        dataset.SOPClassUID = CTImageStorage
+        dataset.SOPInstanceUID = _uid("instance", self.series_uid, str(index))
+        dataset.SeriesInstanceUID = self.series_uid
+        number = int(dataset.get("SeriesNumber") or 0) + self._number_offset
+        dataset.SeriesNumber = number if abs(number) < 2**31 else self._number_offset
+        dataset.InstanceNumber = index + 1
+        date, time = self.created.strftime("%Y%m%d"), self.created.strftime("%H%M%S")
+        for prefix in ("Series", "Content", "InstanceCreation"):
+            setattr(dataset, f"{prefix}Date", date)
+            setattr(dataset, f"{prefix}Time", time)
+        if "TimezoneOffsetFromUTC" in dataset:  # it governs every date and time of the file
+            dataset.TimezoneOffsetFromUTC = self.created.strftime("%z")
+
+    def _complete(self, dataset: Dataset) -> None:
+        missing = [keyword for keyword in _TYPE_2 if keyword not in dataset]
+        for keyword in missing:
+            setattr(dataset, keyword, None)
+        if missing:
+            self._warn(f"the source lacks {', '.join(missing)}: written empty")
+        for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+            if not dataset.get(keyword):
+                setattr(dataset, keyword, _uid(keyword, self._source_series))
+                self._warn(f"the source lacks {keyword}: one was made from its SeriesInstanceUID")
+
+    def _keep_lossy_history(self, dataset: Dataset, source: Dataset) -> None:
+        meta = getattr(source, "file_meta", None)
+        if meta is not None and meta.get("TransferSyntaxUID") in _LOSSY:
+            dataset.LossyImageCompression = "01"  # once lossy, always lossy (PS3.3 C.7.6.1.1.5)
+
+    def _describe(self, dataset: Dataset) -> None:
+        what = self.derivation
+        kept = [str(value) for value in _values(dataset.get("ImageType"))]
+        kept = kept[2:] if kept[2:] and kept[2] != "VOLUME" else ["AXIAL"]  # VOLUME is enhanced CT's word
+        dataset.ImageType = ["DERIVED", "PRIMARY", *kept]
+        label = " AI, research use only" if what.nature == "AI-processed" else " research use only"
+        tail = (_ascii(what.series_description_suffix)[: 63 - len(label)] + label).replace("\\", "/")
+        dataset.SeriesDescription = f"{str(dataset.get('SeriesDescription') or '')[: 63 - len(tail)]} {tail}".strip()
+        before = str(dataset.get("DerivationDescription") or "")
+        dataset.DerivationDescription = _joined(_ascii(what.description), before)[:1024]
+        codes = [*(dataset.get("DerivationCodeSequence") or []), _code(*what.code)]
+        dataset.DerivationCodeSequence = Sequence(codes)
+        dataset.ImageComments = _joined(_ascii(what.comments), f"{what.nature} by medidiff {__version__}: {DISCLAIMER}")
+        if dataset.get("BurnedInAnnotation") != "YES":
+            dataset.BurnedInAnnotation = "NO"
+        self._contribute(dataset)
+
+    def _contribute(self, dataset: Dataset) -> None:
+        """Name the scanner, once, and medidiff (PS3.3 C.7.5.2, CID 7005)."""
+        items = list(dataset.get("ContributingEquipmentSequence") or [])
+        if not any(_is_acquisition(item) for item in items) and dataset.get("Manufacturer"):
+            items.append(_scanner(dataset))
+        processor = Dataset()
+        processor.PurposeOfReferenceCodeSequence = Sequence([_code("109102", "DCM", "Processing Equipment")])
+        processor.Manufacturer = processor.ManufacturerModelName = "medidiff"
+        processor.SoftwareVersions = __version__
+        processor.ContributionDateTime = self.created.strftime("%Y%m%d%H%M%S%z")
+        processor.ContributionDescription = f"{self.derivation.nature}: {DISCLAIMER}"
+        dataset.ContributingEquipmentSequence = Sequence([*items, processor])
+
+    def _reference(self, dataset: Dataset, index: int) -> None:
+        reference = self.source.source_reference(index)
+        if reference is None:
+            return
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, frame = reference
+        if frame is not None:
+            item.ReferencedFrameNumber = frame
+        item.SpatialLocationsPreserved = "YES"
+        purpose = _code("121322", "DCM", "Source image for image processing operation")
+        item.PurposeOfReferenceCodeSequence = Sequence([purpose])
+        dataset.SourceImageSequence = Sequence([item])
+
+    def _file_meta(self, dataset: Dataset) -> FileMetaDataset:
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.ImplementationClassUID = _IMPLEMENTATION_UID
+        meta.ImplementationVersionName = f"MEDIDIFF {__version__}"[:16]
+        return meta
+
+    # -- the pixels --------------------------------------------------------------------------------------
+
+    def _set_pixels(
+        self, dataset: Dataset, index: int, values_hu: NDArray[np.floating], mask: NDArray[np.bool_] | None
+    ) -> None:
+        source = _encoding(dataset)
+        mask = self.source.padding(index) if mask is None else mask
+        keep = self.source.stored(index) if self.rescale is None and mask is not None and mask.any() else None
+        if self.rescale is not None:
+            source = _Encoding(*self.rescale, 16, source.is_signed)
+            _set_rescale(dataset, *self.rescale)
+        numbers = source.numbers(values_hu)
+        if keep is not None:
+            numbers[mask] = keep[mask]
+        encoding = self._fitting(source, numbers, index)
+        pixels = np.clip(numbers, *encoding.limits).astype(encoding.dtype)
+        self._set_padding(dataset, encoding, pixels, mask)
+        _set_format(dataset, encoding, pixels)
+        self._set_window(dataset)
+        if self.transfer_syntax == ExplicitVRLittleEndian:
+            dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+            dataset["PixelData"].VR = "OB" if encoding.bits <= 8 else "OW"
+        else:
+            dataset.compress(self.transfer_syntax, pixels, generate_instance_uid=False)
+
+    def _fitting(self, source: _Encoding, numbers: NDArray[np.float64], index: int) -> _Encoding:
+        """The source's encoding, or 16 bits where the numbers of this slice need them."""
+        low, high = float(numbers.min()), float(numbers.max())
+        if source.limits[0] * source.slope + source.intercept <= AIR_HU:
+            low = max(low, source.limits[0])
+        if source.fits(low, high):
+            return source
+        wide = _Encoding(source.slope, source.intercept, 16, source.is_signed or low < 0)
+        range_hu = [number * source.slope + source.intercept for number in (low, high)]
+        clipped = "" if wide.fits(low, high) else ", and still clipped"
+        self._warn(
+            f"slice {index + 1}: values of {range_hu[0]:g} to {range_hu[1]:g} HU do not fit the source's "
+            f"{source.bits} bits, widened to 16 bits{clipped}"
+        )
+        return wide
+
+    def _set_padding(
+        self, dataset: Dataset, encoding: _Encoding, pixels: NDArray[np.integer], mask: NDArray[np.bool_] | None
+    ) -> None:
+        """Carry PixelPaddingValue over, and keep measured pixels off it."""
+        if "PixelPaddingValue" not in dataset:
+            return
+        padding = dataset.PixelPaddingValue
+        del dataset.PixelPaddingValue
+        lowest, highest = encoding.limits
+        if self.rescale is not None or not isinstance(padding, int) or not lowest <= padding <= highest:
+            return
+        dataset.add_new("PixelPaddingValue", "SS" if encoding.is_signed else "US", padding)
+        measured = pixels == padding if mask is None else (pixels == padding) & ~mask
+        pixels[measured] = padding + 1 if padding < highest else padding - 1
+
+    def _set_window(self, dataset: Dataset) -> None:
+        if self.derivation.window is None:
+            return
+        for keyword in ("VOILUTSequence", "WindowCenterWidthExplanation"):
+            dataset.pop(keyword, None)
+        dataset.WindowCenter, dataset.WindowWidth = (f"{value:.6g}" for value in self.derivation.window)
+
+
+def write_whole(target: Path, content: bytes | memoryview) -> None:
+    """Write a file under a temporary name and rename it, so that it is there whole or not at all.
+
+    Raises OutputError, naming the file and the reason.
+    """
+    with replacing(target) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target` that takes its place when the block succeeds, and vanishes otherwise.
+
+    Raises OutputError for any operating system error inside the block.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: cannot be written ({error.strerror or error}); check the path, its permissions "
+            "and the free space"
+        ) from error
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # the folder is read-only or a parent is a file: then there is nothing to remove
+        return
+
+
+@contextmanager
+def _quiet_about_the_source() -> Iterator[None]:
+    """Odd values of the source (long decimal strings, bad dates) are passed on as they are, without comment."""
+    with warnings.catch_warnings(), pydicom_config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read_header(path: Path) -> Dataset | None:
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return dcmread(path, stop_before_pixels=True)
+    except (InvalidDicomError, OSError):
+        return None
+
+
+def _uid(*parts: str) -> str:
+    """A UID of the UUID kind (PS3.5 B.2) that is a function of `parts`."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(parts)).int}"
+
+
+def _drop_stale(dataset: Dataset) -> None:
+    for keyword in _STALE:
+        dataset.pop(keyword, None)
+    dataset.remove_private_tags()
+    for tag in list(dataset.keys()):
+        if tag.element == 0 or 0x5000 <= tag.group <= 0x50FF or _is_embedded_overlay(dataset, tag.group):
+            del dataset[tag]
+
+
+def _is_embedded_overlay(dataset: Dataset, group: int) -> bool:
+    """True for an overlay that lived in unused bits of the old pixels (retired, PS3.3-2004)."""
+    return 0x6000 <= group <= 0x60FF and (group, 0x3000) not in dataset
+
+
+def _encoding(dataset: Dataset) -> _Encoding:
+    slope = float(dataset.get("RescaleSlope") or 1)
+    intercept = float(dataset.get("RescaleIntercept") or 0)
+    bits = min(int(dataset.get("BitsStored") or 16), 16)
+    return _Encoding(slope, intercept, bits, dataset.get("PixelRepresentation") == 1)
+
+
+def _set_rescale(dataset: Dataset, slope: float, intercept: float) -> None:
+    dataset.RescaleSlope, dataset.RescaleIntercept = f"{slope:.12g}", f"{intercept:.12g}"
+
+
+def _set_format(dataset: Dataset, encoding: _Encoding, pixels: NDArray[np.integer]) -> None:
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated = pixels.dtype.itemsize * 8
+    dataset.BitsStored, dataset.HighBit = encoding.bits, encoding.bits - 1
+    dataset.PixelRepresentation = int(encoding.is_signed)
+    for keyword, value in (("RescaleSlope", encoding.slope), ("RescaleIntercept", encoding.intercept)):
+        if dataset.get(keyword) in (None, ""):
+            setattr(dataset, keyword, f"{value:g}")
+    dataset.RescaleType = "HU"
+
+
+def _is_acquisition(item: Dataset) -> bool:
+    return any(code.get("CodeValue") == "109101" for code in item.get("PurposeOfReferenceCodeSequence") or [])
+
+
+def _scanner(dataset: Dataset) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = Sequence([_code("109101", "DCM", "Acquisition Equipment")])
+    for keyword in ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName"):
+        if dataset.get(keyword):
+            setattr(item, keyword, dataset.get(keyword))
+    return item
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def _values(value: object) -> list[object]:
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+
+
+def _ascii(text: str) -> str:
+    """Our own words in the one repertoire that every SpecificCharacterSet contains."""
+    return text.encode("ascii", "replace").decode()
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)
