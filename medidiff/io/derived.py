@@ -28,6 +28,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import config as pydicom_config
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -470,10 +471,20 @@ def _uid(*parts: str) -> str:
 def _drop_stale(dataset: Dataset) -> None:
     for keyword in _STALE:
         dataset.pop(keyword, None)
-    dataset.remove_private_tags()
+    _drop_private(dataset)
     for tag in list(dataset.keys()):
         if tag.element == 0 or 0x5000 <= tag.group <= 0x50FF or _is_embedded_overlay(dataset, tag.group):
             del dataset[tag]
+
+
+def _drop_private(dataset: Dataset) -> None:
+    """Remove private elements at every depth, decoding sequences only: other values may be too odd to parse."""
+    for tag in list(dataset.keys()):
+        if tag.is_private:
+            del dataset[tag]
+        elif dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ":
+            for item in dataset[tag].value or []:
+                _drop_private(item)
 
 
 def _is_embedded_overlay(dataset: Dataset, group: int) -> bool:
