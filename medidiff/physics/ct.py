@@ -18,6 +18,7 @@ it is drawn where it is needed, on the rebinned grid: a cell of `d_theta d_s` av
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,6 +31,8 @@ from scipy.interpolate import CubicSpline
 
 from medidiff.units import MU_WATER_PER_MM, hu_to_mu
 
+Array = NDArray[np.floating]  # float64, or float32 where speed counts
+
 MIN_COUNTS = 1.0  # a ray never has fewer expected photons: -ln of starved rays is not Gaussian, scanners clip it too
 SAMPLING = 1.5  # rebinned bins per image pixel: carries 0.75 cycles a pixel, the corners of a sharp kernel's spectrum
 OVERSAMPLING = 6  # filtered bins are sinc-interpolated this finely, so that backprojection may take the nearest
@@ -37,6 +40,7 @@ FIXED_POINT = 16  # fraction bits of the bin index in backprojection
 NOISE_VIEWS = 576  # over half a turn
 VARIANCE_MATRIX = 128  # line integrals behind the noise level are smooth: projected from an image of about this size
 VARIANCE_VIEWS = 96
+MARGIN = 2  # zeros around an image, so that interpolation at its rim needs no branch
 
 
 @dataclass(frozen=True)
@@ -63,21 +67,21 @@ class FanGeometry:
         return 2 * np.pi / self.n_views
 
     @property
-    def gammas(self) -> NDArray[np.float64]:
+    def gammas(self) -> Array:
         """(bins,) fan angles of the bin centres."""
         return (np.arange(self.n_bins) - (self.n_bins - 1) / 2) * self.d_gamma
 
     @property
-    def betas(self) -> NDArray[np.float64]:
+    def betas(self) -> Array:
         """(views,) source angles."""
         return np.arange(self.n_views) * self.d_beta
 
-    def bowtie(self, s_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    def bowtie(self, s_mm: Array) -> Array:
         """Transmission of the bowtie filter for rays at distance `s_mm` from the isocentre; 1 in the middle."""
         chord = 2 * np.sqrt(np.clip(self.bowtie_radius_mm**2 - s_mm**2, 0, None))
         return np.exp(-0.5 * MU_WATER_PER_MM * (2 * self.bowtie_radius_mm - chord))
 
-    def rays_per_cell(self, s_mm: NDArray[np.float64], d_s: float, d_theta: float) -> NDArray[np.float64]:
+    def rays_per_cell(self, s_mm: Array, d_s: float, d_theta: float) -> Array:
         """Fan rays of a full turn in one cell of the half-turn parallel grid."""
         cos_gamma = np.sqrt(1 - np.clip(s_mm / self.source_isocentre, -0.95, 0.95) ** 2)
         return 2 * d_theta * d_s / (self.d_beta * self.d_gamma * self.source_isocentre * cos_gamma)
@@ -86,13 +90,9 @@ class FanGeometry:
 DEFAULT_GEOMETRY = FanGeometry()
 
 
-def _sinc(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sinc(x / 2)
-
-
-WINDOWS = {
-    "ram-lak": np.ones_like,
-    "shepp-logan": _sinc,
+WINDOWS: dict[str, Callable[[Array], Array]] = {
+    "ram-lak": lambda x: np.ones_like(x),
+    "shepp-logan": lambda x: np.sinc(x / 2),
     "cosine": lambda x: np.cos(np.pi * x / 2),
     "hamming": lambda x: 0.54 + 0.46 * np.cos(np.pi * x),
     "hann": lambda x: 0.5 + 0.5 * np.cos(np.pi * x),
@@ -115,7 +115,7 @@ class Kernel:
     order: float = 1.0
     boost: float = 0.0
 
-    def response(self, cycles_per_pixel: NDArray[np.float64]) -> NDArray[np.float64]:
+    def response(self, cycles_per_pixel: Array) -> Array:
         """`A` at frequencies in cycles per image pixel."""
         x = np.abs(cycles_per_pixel) / (0.5 * self.cutoff)
         shape = WINDOWS[self.window](np.minimum(x, 1)) ** self.order * (1 + self.boost * x**2)
@@ -128,76 +128,97 @@ KERNELS = {name: Kernel(name) for name in WINDOWS}
 # ---------------------------------------------------------------- lines through an image
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _walk(theta: float, s_pixels: float, rows: int, cols: int) -> Any:
+    """Joseph's (1982) path of a line: whether it walks over rows, first and last step, start, slope, step length.
+
+    At step `k` the line crosses row (or column) `k` at `start + slope * k`, and there lies inside (-1, cells).
+    """
+    c, sn = np.cos(theta), np.sin(theta)
+    over_rows = abs(c) >= abs(sn)
+    main, cross = (c, sn) if over_rows else (sn, c)
+    steps, cells = (rows, cols) if over_rows else (cols, rows)
+    slope = -cross / main
+    start = s_pixels / main + 0.5 * (cells - 1) - slope * 0.5 * (steps - 1)
+    first, last = 0, steps if -1.0 < start < cells else 0
+    if abs(slope) > 1e-9:
+        near, far = (-1.0 - start) / slope, (cells - start) / slope
+        low, high = min(near, far), max(near, far)
+        first = int(min(max(np.ceil(low), 0.0), steps))
+        last = int(min(max(np.floor(high) + 1, first), steps))
+    return over_rows, first, last, start, slope, 1.0 / abs(main)
+
+
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def line_integrals(image: Any, image_t: Any, pixel: float, theta: Any, s: Any, out: Any) -> None:
-    """Joseph's (1982) method for lines (theta, s), any shape of ravelled rays; `image_t` is the transpose."""
-    rows, cols = image.shape
+def _gather_lines(image: Any, image_t: Any, theta: Any, s_pixels: Any, out: Any) -> None:
+    """Sum over each line of an image (and its transpose) that has MARGIN zeros on every side."""
+    rows, cols = image.shape[0] - 2 * MARGIN, image.shape[1] - 2 * MARGIN
     for ray in range(theta.size):
-        c, sn = np.cos(theta[ray]), np.sin(theta[ray])
-        steep = abs(c) >= abs(sn)
-        source = image if steep else image_t
-        main, cross = (c, sn) if steep else (sn, c)
-        n_lines, n_cells = (rows, cols) if steep else (cols, rows)
-        step = -cross / main
-        start = s[ray] / (pixel * main) + 0.5 * (n_cells - 1) - step * 0.5 * (n_lines - 1)
+        over_rows, first, last, start, slope, length = _walk(theta[ray], s_pixels[ray], rows, cols)
+        source = image if over_rows else image_t
         total = 0.0
-        for k in range(n_lines):
-            x = start + step * k
-            if x > -1.0 and x < n_cells:
-                i = int(np.floor(x))
-                w = x - i
-                if i >= 0:
-                    total += (1.0 - w) * source[k, i]
-                if i + 1 < n_cells:
-                    total += w * source[k, i + 1]
-        out[ray] = total * pixel / abs(main)
+        for k in range(first, last):
+            x = start + slope * k + MARGIN
+            i = int(x)
+            low = source[k + MARGIN, i]
+            total += low + (x - i) * (source[k + MARGIN, i + 1] - low)
+        out[ray] = total * length
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def spread_lines(values: Any, pixel: float, theta: Any, s: Any, image: Any, image_t: Any) -> None:
-    """Exact transpose of `line_integrals`: adds to `image` and `image_t`, whose sum is the adjoint."""
-    rows, cols = image.shape
+def _scatter_lines(values: Any, theta: Any, s_pixels: Any, image: Any, image_t: Any) -> None:
+    """Exact transpose of `_gather_lines`: adds to `image` and `image_t`."""
+    rows, cols = image.shape[0] - 2 * MARGIN, image.shape[1] - 2 * MARGIN
     for ray in range(theta.size):
-        c, sn = np.cos(theta[ray]), np.sin(theta[ray])
-        steep = abs(c) >= abs(sn)
-        target = image if steep else image_t
-        main, cross = (c, sn) if steep else (sn, c)
-        n_lines, n_cells = (rows, cols) if steep else (cols, rows)
-        step = -cross / main
-        start = s[ray] / (pixel * main) + 0.5 * (n_cells - 1) - step * 0.5 * (n_lines - 1)
-        value = values[ray] * pixel / abs(main)
-        for k in range(n_lines):
-            x = start + step * k
-            if x > -1.0 and x < n_cells:
-                i = int(np.floor(x))
-                w = x - i
-                if i >= 0:
-                    target[k, i] += (1.0 - w) * value
-                if i + 1 < n_cells:
-                    target[k, i + 1] += w * value
+        over_rows, first, last, start, slope, length = _walk(theta[ray], s_pixels[ray], rows, cols)
+        target = image if over_rows else image_t
+        value = values[ray] * length
+        for k in range(first, last):
+            x = start + slope * k + MARGIN
+            i = int(x)
+            target[k + MARGIN, i] += (1.0 - (x - i)) * value
+            target[k + MARGIN, i + 1] += (x - i) * value
 
 
-def fan_lines(geometry: FanGeometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def line_integrals(image: Array, pixel_mm: float, theta: Array, s_mm: Array) -> Array:
+    """(rays,) integrals in mm of an image (rows, columns) along the lines (theta, s); the dtype is kept."""
+    padded = np.pad(image, MARGIN)
+    out = np.empty(theta.size, image.dtype)
+    _gather_lines(padded, np.ascontiguousarray(padded.T), theta, s_mm / pixel_mm, out)
+    return out * image.dtype.type(pixel_mm)
+
+
+def spread_lines(
+    values: Array,
+    pixel_mm: float,
+    theta: Array,
+    s_mm: Array,
+    matrix: tuple[int, int],
+) -> Array:
+    """(rows, columns) the adjoint of `line_integrals`."""
+    padded = np.zeros((matrix[0] + 2 * MARGIN, matrix[1] + 2 * MARGIN), values.dtype)
+    padded_t = np.zeros(padded.shape[::-1], values.dtype)
+    _scatter_lines(values, theta, s_mm / pixel_mm, padded, padded_t)
+    return (padded + padded_t.T)[MARGIN:-MARGIN, MARGIN:-MARGIN] * values.dtype.type(pixel_mm)
+
+
+def fan_lines(geometry: FanGeometry) -> tuple[Array, Array]:
     """(views * bins,) `theta` and `s` in mm of every ray."""
     theta = geometry.betas[:, None] - geometry.gammas
     s = np.broadcast_to(geometry.source_isocentre * np.sin(geometry.gammas), theta.shape)
     return theta.ravel(), s.ravel()
 
 
-def project(
-    mu: NDArray[np.floating], pixel_mm: float, geometry: FanGeometry = DEFAULT_GEOMETRY
-) -> NDArray[np.floating]:
+def project(mu: Array, pixel_mm: float, geometry: FanGeometry = DEFAULT_GEOMETRY) -> Array:
     """(views, bins) line integrals of an attenuation image (rows, columns) in 1/mm; the dtype is kept."""
     theta, s = fan_lines(geometry)
-    out = np.empty(theta.size, mu.dtype)
-    line_integrals(np.ascontiguousarray(mu), np.ascontiguousarray(mu.T), pixel_mm, theta, s, out)
-    return out.reshape(geometry.n_views, geometry.n_bins)
+    return line_integrals(mu, pixel_mm, theta, s).reshape(geometry.n_views, geometry.n_bins)
 
 
 # ---------------------------------------------------------------- reconstruction
 
 
-def rebin(sinogram: NDArray[np.floating], geometry: FanGeometry, s_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+def rebin(sinogram: Array, geometry: FanGeometry, s_mm: Array) -> Array:
     """(views, bins) of a full turn to (views / 2, len(s_mm)) parallel beams over half a turn; `s_mm` is symmetric.
 
     The shift `beta = theta + gamma` is a Fourier phase (the turn is periodic), so it keeps the noise's spectrum.
@@ -213,7 +234,7 @@ def rebin(sinogram: NDArray[np.floating], geometry: FanGeometry, s_mm: NDArray[n
 
 
 @lru_cache(maxsize=8)
-def _ramp(n_fft: int) -> NDArray[np.float64]:
+def _ramp(n_fft: int) -> Array:
     """Spectrum of the band-limited ramp on a unit grid, exact at frequency 0 (Kak & Slaney eq. 3.61)."""
     n = np.minimum(np.arange(n_fft), n_fft - np.arange(n_fft))
     taps = np.where(n % 2 == 1, -1 / np.maximum(np.pi * n, 1) ** 2, 0.0)
@@ -221,7 +242,7 @@ def _ramp(n_fft: int) -> NDArray[np.float64]:
     return scipy.fft.rfft(taps).real
 
 
-def _filtered(parallel: NDArray[np.floating], kernel: Kernel, n_fft: int) -> NDArray[np.float32]:
+def _filtered(parallel: Array, kernel: Kernel, n_fft: int) -> NDArray[np.float32]:
     """(views, bins) to (views, OVERSAMPLING * n_fft) ramp-filtered; per unit of the bin spacing."""
     gain = OVERSAMPLING * _ramp(n_fft) * kernel.response(np.arange(n_fft // 2 + 1) / n_fft * SAMPLING)
     spectrum = scipy.fft.rfft(parallel.astype(np.float32, copy=False), n_fft, axis=1) * gain.astype(np.float32)
@@ -252,7 +273,7 @@ def _n_bins(rows: int, cols: int) -> int:
     return int(scipy.fft.next_fast_len(int(np.ceil(SAMPLING * (np.hypot(rows, cols) + 4))), real=True))
 
 
-def _reconstruct(parallel: NDArray[np.floating], kernel: Kernel, shape: tuple[int, int], n_fft: int) -> Any:
+def _reconstruct(parallel: Array, kernel: Kernel, shape: tuple[int, int], n_fft: int) -> Any:
     """Image times pixel size of a half turn of parallel beams at `pixel / SAMPLING`, centred on bin (n - 1) / 2."""
     views, n_bins = parallel.shape
     theta = np.arange(views) * np.pi / views
@@ -264,13 +285,13 @@ def _reconstruct(parallel: NDArray[np.floating], kernel: Kernel, shape: tuple[in
     return out
 
 
-def bin_centres(n_bins: int, pixel_mm: float) -> NDArray[np.float64]:
+def bin_centres(n_bins: int, pixel_mm: float) -> Array:
     """(bins,) distances from the isocentre in mm of the rebinned bins of an image with this pixel size."""
     return (np.arange(n_bins) - (n_bins - 1) / 2) * pixel_mm / SAMPLING
 
 
 def fbp(
-    sinogram: NDArray[np.floating], geometry: FanGeometry, matrix: tuple[int, int], pixel_mm: float, kernel: Kernel
+    sinogram: Array, geometry: FanGeometry, matrix: tuple[int, int], pixel_mm: float, kernel: Kernel
 ) -> NDArray[np.float32]:
     """Attenuation image (rows, columns) in 1/mm of a (views, bins) fan-beam sinogram of a full turn."""
     n_bins = _n_bins(*matrix)
@@ -323,15 +344,14 @@ def _enlarge(coarse: Any, first: float, step: float, out: Any) -> None:
             out[view, b] = row[i] + (x - i) * (row[i + 1] - row[i])
 
 
-def smooth_line_integrals(hu: NDArray[np.float32], pixel_mm: float, n_views: int, n_bins: int) -> NDArray[np.float32]:
+def smooth_line_integrals(hu: Array, pixel_mm: float, n_views: int, n_bins: int) -> NDArray[np.float32]:
     """(views, bins) parallel line integrals on the rebinned grid, from a coarse image: good for noise levels only."""
     mu = np.maximum(hu_to_mu(np.asarray(hu, np.float32)), 0).astype(np.float32, copy=False)
     image, block = _coarse(mu)
     coarse_bins = int(np.hypot(*image.shape)) + 5
     s = (np.arange(coarse_bins) - (coarse_bins - 1) / 2) * pixel_mm * block
     theta = np.repeat(np.arange(VARIANCE_VIEWS) * np.pi / VARIANCE_VIEWS, coarse_bins)
-    coarse = np.empty(theta.size, np.float32)
-    line_integrals(image, np.ascontiguousarray(image.T), pixel_mm * block, theta, np.tile(s, VARIANCE_VIEWS), coarse)
+    coarse = line_integrals(image, pixel_mm * block, theta, np.tile(s, VARIANCE_VIEWS))
     out = np.empty((n_views, n_bins), np.float32)
     step = 1 / (SAMPLING * block)
     first = (coarse_bins - 1) / 2 - step * (n_bins - 1) / 2

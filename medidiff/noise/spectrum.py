@@ -1,0 +1,130 @@
+"""The colour of noise: its power spectrum, in homogeneous regions of real slices too.
+
+    NPS(f_x, f_y) = dx dy / (N_x N_y) <|DFT(ROI - trend)|^2>        HU^2 mm^2   (ICRU report 87)
+
+The trend is a second-order polynomial, the one-dimensional spectrum an average over rings, and the mean frequency
+`sum f NPS(f) / sum NPS(f)` of the latter. The integral of the two-dimensional spectrum is the variance.
+
+In a patient, regions are chosen where the *smoothed* image is flat: smoothing leaves anatomy and removes the noise,
+so the choice does not favour regions where the noise happens to be low. Each region's ring average is divided by its
+variance and the median over regions taken, so that a vessel in some of them does not count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
+
+ROI = 32
+SOFT_TISSUE_HU = (-20.0, 150.0)
+SMOOTHING = 3.0  # pixels; the standard deviation of the Gaussian that shows anatomy without noise
+FLATTEST = 0.25  # this share of the soft-tissue regions is used
+MAX_REGIONS = 24  # in a slice
+MIN_FREQUENCY = 2 / ROI  # cycles a pixel; below it the trend was removed and anatomy remains
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Ring-averaged noise power spectrum.
+
+    frequency  (rings,) cycles / mm
+    power      (rings,) HU^2 mm^2
+    level      standard deviation in HU: the root of the two-dimensional integral
+    """
+
+    frequency: NDArray[np.float64]
+    power: NDArray[np.float64]
+    level: float
+
+    @property
+    def mean_frequency(self) -> float:
+        """Cycles / mm."""
+        return float((self.frequency * self.power).sum() / self.power.sum())
+
+    @property
+    def peak_frequency(self) -> float:
+        """Cycles / mm of the highest ring."""
+        return float(self.frequency[np.argmax(self.power)])
+
+
+def detrend(rois: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Regions (n, k, k) less the second-order polynomial that fits each best."""
+    k = rois.shape[-1]
+    y, x = (np.mgrid[:k, :k] - (k - 1) / 2).reshape(2, -1) / k
+    basis, _ = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
+    flat = rois.reshape(len(rois), -1).astype(np.float64)
+    return (flat - (flat @ basis) @ basis.T).reshape(rois.shape)
+
+
+def power_spectra(rois: NDArray[np.floating], pixel_mm: float) -> NDArray[np.float64]:
+    """(n, k, k) noise power of each region in HU^2 mm^2; zero frequency first."""
+    k = rois.shape[-1]
+    return pixel_mm**2 / k**2 * np.abs(np.fft.fft2(detrend(rois))) ** 2
+
+
+def ring_average(spectra: NDArray[np.floating], pixel_mm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Frequencies (rings,) in cycles / mm and mean power (n, rings) of (n, k, k) spectra; rings are 1 / k wide.
+
+    Rings below MIN_FREQUENCY are left out. The corners are in: up to 0.7 cycles a pixel.
+    """
+    k = spectra.shape[-1]
+    f = np.fft.fftfreq(k)
+    radius = np.hypot(f, f[:, None]).ravel()
+    ring = np.rint(radius * k).astype(int)
+    count = np.bincount(ring)
+    flat = spectra.reshape(len(spectra), -1)
+    power = np.stack([np.bincount(ring, row) for row in flat]) / count
+    frequency = np.bincount(ring, radius) / count
+    kept = frequency >= MIN_FREQUENCY * (1 - 1e-9)
+    return frequency[kept] / pixel_mm, power[:, kept]
+
+
+def noise_spectrum(rois: NDArray[np.floating], pixel_mm: float) -> Spectrum:
+    """Spectrum of noise-only, stationary regions (n, k, k): the mean over regions."""
+    spectra = power_spectra(rois, pixel_mm)
+    frequency, power = ring_average(spectra, pixel_mm)
+    k = rois.shape[-1]
+    return Spectrum(frequency, power.mean(0), float(np.sqrt(spectra.mean(0).sum() / (k * pixel_mm) ** 2)))
+
+
+def homogeneous_regions(
+    slices: NDArray[np.floating], size: int = ROI, tissue_hu: tuple[float, float] = SOFT_TISSUE_HU
+) -> NDArray[np.intp]:
+    """(n, 3) slice, first row and first column of the flattest soft-tissue regions of (slices, rows, columns)."""
+    found = [_flattest(image, size, tissue_hu) for image in slices]
+    return np.concatenate([np.insert(corners, 0, k, axis=1) for k, corners in enumerate(found)]).astype(np.intp)
+
+
+def _flattest(image: NDArray[np.floating], size: int, tissue_hu: tuple[float, float]) -> NDArray[np.intp]:
+    """(n, 2) corners in one slice, half overlapping at most."""
+    rows, cols = image.shape
+    smooth = gaussian_filter(image.astype(np.float32), SMOOTHING)
+    centres = np.s_[size // 2 : rows - size // 2 : size // 2, size // 2 : cols - size // 2 : size // 2]
+    low = minimum_filter(smooth, size)[centres]
+    high = maximum_filter(smooth, size)[centres]
+    tissue = (low > tissue_hu[0]) & (high < tissue_hu[1])
+    if not tissue.any():
+        return np.empty((0, 2), np.intp)
+    spread = np.where(tissue, high - low, np.inf)
+    n = min(max(int(FLATTEST * tissue.sum()), min(4, int(tissue.sum()))), MAX_REGIONS)
+    chosen = np.argsort(spread, axis=None)[:n]
+    return np.stack(np.unravel_index(chosen, spread.shape), axis=1) * (size // 2)
+
+
+def cut(slices: NDArray[np.floating], corners: NDArray[np.intp], size: int = ROI) -> NDArray[np.floating]:
+    """(n, size, size) regions of (slices, rows, columns) at `corners` (n, 3)."""
+    return np.stack([slices[k, r : r + size, c : c + size] for k, r, c in corners])
+
+
+def region_spectrum(
+    slices: NDArray[np.floating], corners: NDArray[np.intp], pixel_mm: float, size: int = ROI
+) -> Spectrum:
+    """Spectrum of the noise in regions of real slices, robust against what anatomy is left in some of them."""
+    spectra = power_spectra(cut(slices, corners, size), pixel_mm)
+    frequency, power = ring_average(spectra, pixel_mm)
+    variance = np.maximum(spectra.sum((1, 2)), 1e-12) / (size * pixel_mm) ** 2
+    level2 = float(np.median(variance))
+    return Spectrum(frequency, np.median(power / variance[:, None], axis=0) * level2, float(np.sqrt(level2)))
