@@ -55,9 +55,9 @@ class Card(Settings):
     summary: str = ""
     data: tuple[str, ...] = ()
     simulated: str = ""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     metrics: tuple[dict[str, Any], ...] = ()
-    uncertainty: dict[str, Any] = {}
+    uncertainty: dict[str, Any] = Field(default_factory=dict)
     limits: tuple[str, ...] = ()
 
 
@@ -122,7 +122,8 @@ def build(architecture: Architecture) -> Denoiser:
         blocks=architecture.blocks,
         embedding=architecture.embedding,
         dimensions=architecture.dimensions,
-    ).to(memory_format=torch.channels_last)
+    )
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return Denoiser(network, data_mean=architecture.data_mean, data_std=architecture.data_std)
 
 

@@ -9,7 +9,7 @@ factor both directions are exact in floating point (only the exponent changes), 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from medidiff.errors import UnitError
 from medidiff.units import Unit
@@ -32,11 +32,11 @@ class LinearScaling:
 
     def forward(self, values: ArrayT) -> ArrayT:
         """Physical values -> model space."""
-        return (values - self.offset) / self.factor  # type: ignore[operator]
+        return cast(ArrayT, (cast(Any, values) - self.offset) / self.factor)
 
     def inverse(self, values: ArrayT) -> ArrayT:
         """Model space -> physical values."""
-        return values * self.factor + self.offset  # type: ignore[operator]
+        return cast(ArrayT, cast(Any, values) * self.factor + self.offset)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

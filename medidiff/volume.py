@@ -135,7 +135,7 @@ class Geometry:
 
         Raises GeometryError when rows and columns are not perpendicular or a spacing is zero.
         """
-        affine = np.asarray(affine, dtype=np.float64)
+        affine = affine.astype(np.float64)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if not np.all(np.isfinite(affine)) or np.any(spacing[1:] <= 0) or (shape[0] > 1 and spacing[0] <= 0):
             raise GeometryError(f"the affine has spacings {spacing.tolist()} mm: all three must be above zero")
@@ -143,7 +143,8 @@ class Geometry:
         if abs(down @ right) > 1e-3:
             raise GeometryError(f"rows and columns are not perpendicular (cosine {down @ right:.4f}); resample first")
         origins = affine[:3, 3] + np.arange(shape[0])[:, None] * affine[:3, 0]
-        return cls(origins, right, down, (float(spacing[1]), float(spacing[2])), (shape[1], shape[2]))
+        matrix, pixel_spacing_mm = (shape[1], shape[2]), (float(spacing[1]), float(spacing[2]))
+        return cls(np.float64(origins), np.float64(right), np.float64(down), pixel_spacing_mm, matrix)
 
 
 class SliceSource(Protocol):
@@ -194,3 +195,14 @@ class Volume:
     def with_array(self, array: NDArray[np.float32]) -> Volume:
         """The same place and unit with other numbers; raises GeometryError for another shape."""
         return replace(self, array=array)
+
+
+def collect(source: SliceSource) -> Volume:
+    """All slices of a source as a volume in memory."""
+    n = source.geometry.n_slices
+    array = np.stack([source.read(index) for index in range(n)])
+    masks = [source.padding(index) for index in range(n)]
+    if all(mask is None for mask in masks):
+        return Volume(array, source.geometry, source.unit)
+    none = np.zeros(source.geometry.matrix, dtype=bool)
+    return Volume(array, source.geometry, source.unit, mask=np.stack([none if m is None else m for m in masks]))

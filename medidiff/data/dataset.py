@@ -1,0 +1,129 @@
+"""Training samples by number: sample `i` is always the same, whatever was drawn before it.
+
+That makes the order of workers, the number of processes and a restart irrelevant: a resumed run asks for the
+numbers that come next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from medidiff.data import prepare as preparation
+from medidiff.data.manifest import Pair
+from medidiff.data.phantoms import dead_leaves
+from medidiff.data.prepare import Case, prepare
+from medidiff.data.transforms import Augmentation, training_transforms
+from medidiff.errors import InputError, MedidiffError
+from medidiff.physics.ct import noise_image
+from medidiff.progress import Progress, silent
+
+Batch = dict[str, Tensor]
+
+
+def prepare_all(
+    pairs: Sequence[Pair], factors: Sequence[float], cache: Path, progress: Progress = silent
+) -> list[Case]:
+    """Every pair at every shrinking factor (measured pairs only as they are).
+
+    Raises InputError naming all pairs that cannot be used, not only the first.
+    """
+    wanted = [(pair, factor) for pair in pairs for factor in (factors if pair.low is None else (1.0,))]
+    cases, faults = [], []
+    for done, (pair, factor) in enumerate(wanted, start=1):
+        try:
+            cases.append(prepare(pair, factor, cache))
+        except MedidiffError as error:
+            faults.append(str(error))
+        progress(done, len(wanted))
+    if faults:
+        unique = list(dict.fromkeys(faults))
+        raise InputError(f"{len(unique)} of {len(pairs)} pairs cannot be used: " + "; ".join(unique))
+    return cases
+
+
+def phantom_cases(n: int, size: int, seed: int) -> list[Case]:
+    """`n` dead-leaves phantoms of three slices with their noise, in memory."""
+    cases = []
+    for index in range(n):
+        generator = np.random.default_rng([seed, index])
+        clean = dead_leaves(size, 3, generator)
+        pixel_mm = 400 / size
+        noise = [
+            noise_image(
+                image,
+                pixel_mm,
+                dose_fraction=0.25,
+                i0=preparation.I0_FULL,
+                kernel=preparation.SHARPEST,
+                generator=generator,
+                full_dose=True,
+            )
+            for image in clean
+        ]
+        cases.append(Case(f"phantom-{index}", clean, np.stack(noise), None))
+    return cases
+
+
+class PatchDataset(Dataset[Batch]):
+    """Sample i -> patches of one slab: target (N, 1, p, p), slab (N, K, p, p) in HU, level (N,), colour (N, 2).
+
+    Cases are drawn with probability ~ sqrt(slices); `phantom_share` of the draws go to phantoms.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        phantoms: Sequence[Case],
+        slab: int,
+        settings: Augmentation,
+        *,
+        seed: int,
+        phantom_share: float = 0.15,
+    ) -> None:
+        self.cases = [*cases, *phantoms]
+        weights = np.sqrt([len(case.clean) for case in cases])
+        share = phantom_share if phantoms else 0.0
+        self.weights = np.concatenate(
+            [weights / weights.sum() * (1 - share), np.full(len(phantoms), share / max(len(phantoms), 1))]
+        )
+        self.seed = seed
+        self.transform = training_transforms(slab, settings)
+
+    def __getitem__(self, index: int) -> Batch:
+        generator = np.random.default_rng([self.seed, index])
+        case = self.cases[int(generator.choice(len(self.cases), p=self.weights))]
+        self.transform.set_random_state(seed=int(generator.integers(2**31)))
+        item = self.transform({"case": case})
+        n = len(item["target"])
+        return {
+            "target": torch.from_numpy(np.ascontiguousarray(item["target"], np.float32)),
+            "slab": torch.from_numpy(np.ascontiguousarray(item["slab"], np.float32)),
+            "level": torch.full((n,), float(item["level"])),
+            "colour": torch.from_numpy(np.tile(item["colour"], (n, 1))),
+        }
+
+
+class Numbers(Sampler[list[int]]):
+    """Batches of sample numbers from `first_step` to `last_step` for one of `world` processes."""
+
+    def __init__(self, first_step: int, last_step: int, size: int, rank: int = 0, world: int = 1) -> None:
+        self.steps, self.size, self.rank, self.world = range(first_step, last_step), size, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            start = (step * self.world + self.rank) * self.size
+            yield list(range(start, start + self.size))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def collate(items: list[Batch]) -> Batch:
+    """Patches of several slabs in one batch."""
+    return {key: torch.cat([item[key] for item in items]) for key in items[0]}

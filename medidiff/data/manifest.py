@@ -1,0 +1,103 @@
+"""The list of training data: a CSV of patient, split, full and, for real pairs, low.
+
+    patient,split,full,low
+    p001,train,scans/p001_full,scans/p001_quarter      a measured pair
+    p002,train,scans/p002,                             full dose only: the low dose is simulated
+
+Paths (DICOM folder or file, or NIfTI) are relative to the data root. A patient belongs to one split.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from medidiff.errors import InputError, UnitError
+from medidiff.io.dicom import load_volume
+from medidiff.io.nifti import open_nifti
+from medidiff.volume import Volume, collect
+
+Split = Literal["train", "tune", "calibrate", "test"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of the manifest; `low` is None where the low dose is to be simulated."""
+
+    patient: str
+    split: Split
+    full: Path
+    low: Path | None
+
+
+def read_manifest(path: Path, root: Path) -> tuple[Pair, ...]:
+    """Read and check a manifest; raises InputError naming every faulty line at once."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not readable as a CSV manifest ({error})") from None
+    missing = {"patient", "split", "full"} - set(rows[0] if rows else ())
+    if missing:
+        raise InputError(f"{path}: needs the columns patient, split, full (and low); missing: {sorted(missing)}")
+    faults = [fault for number, row in enumerate(rows, start=2) for fault in _faults(number, row, root)]
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        splits.setdefault(row["patient"], set()).add(row["split"])
+    lines = {p: [n for n, r in enumerate(rows, start=2) if r["patient"] == p] for p, s in splits.items() if len(s) > 1}
+    faults += [f"lines {n}: one patient in several splits ({sorted(splits[p])})" for p, n in lines.items()]
+    if faults:
+        raise InputError(f"{path}: {len(faults)} faults: " + "; ".join(faults))
+    return tuple(_pair(row, root) for row in rows)
+
+
+def _faults(number: int, row: dict[str, str], root: Path) -> list[str]:
+    faults = []
+    if row["split"] not in get_args(Split):
+        faults.append(f"line {number}: split '{row['split']}' is none of {', '.join(get_args(Split))}")
+    if not row["full"]:
+        faults.append(f"line {number}: 'full' is empty")
+    faults += [
+        f"line {number}: '{row[key]}' does not exist under {root}"
+        for key in ("full", "low")
+        if row.get(key) and not (root / row[key]).exists()
+    ]
+    return faults
+
+
+def _pair(row: dict[str, str], root: Path) -> Pair:
+    split: Split = row["split"]  # type: ignore[assignment]  # checked by _faults
+    return Pair(row["patient"], split, root / row["full"], root / row["low"] if row.get("low") else None)
+
+
+def load_pair(pair: Pair) -> tuple[Volume, Volume | None]:
+    """Both volumes of a pair; raises InputError when they do not fit each other or cannot be read."""
+    full = load(pair.full)
+    if pair.low is None:
+        return full, None
+    low = load(pair.low)
+    if low.unit != full.unit:
+        raise UnitError(f"{pair.low.name}: in {low.unit}, but its full dose is in {full.unit}; pair like with like")
+    difference = full.geometry.difference(low.geometry)
+    if difference:
+        raise InputError(f"{pair.full.name} and {pair.low.name}: geometries differ ({difference})")
+    return full, low
+
+
+def load(path: Path) -> Volume:
+    """A DICOM folder or file, or a NIfTI file, as a volume in memory."""
+    if path.name.endswith((".nii", ".nii.gz")):
+        return collect(open_nifti(path))
+    return load_volume(path)
+
+
+def one_of_each(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    """The smallest pair of each split: enough to try a recipe."""
+
+    def size(pair: Pair) -> int:
+        return pair.full.stat().st_size if pair.full.is_file() else sum(f.stat().st_size for f in pair.full.rglob("*"))
+
+    splits = sorted({pair.split for pair in pairs})
+    return tuple(min((p for p in pairs if p.split == split), key=size) for split in splits)

@@ -1,0 +1,96 @@
+"""Prepared cases on disk: decoded, cleaned and given a noise bank once, then memory-mapped.
+
+For a full-dose-only scan: `clean` (n, rows, columns) in HU and `noise`, one realisation a slice of the noise of
+a scan through that anatomy with the sharpest kernel there is (ram-lak to 1.5 x Nyquist). Every other kernel is
+that noise through a low-pass filter, which the training transforms draw anew each time. For a measured pair:
+`clean` is the full dose and `low` the low dose. Plain .npy files under a name that hashes the recipe and the
+source, written under a temporary name, so an interrupted preparation continues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.data.clean import average_along_z, pseudo_clean
+from medidiff.data.manifest import Pair, load_pair
+from medidiff.physics.ct import Kernel, noise_image
+
+RECIPE = 1  # raise when a change here alters the prepared numbers
+SHARPEST = Kernel("ram-lak", cutoff=1.5)
+I0_FULL = 2e5
+ELECTRONIC_VARIANCE = 10.0
+DOSES = (0.05, 0.6)
+AIR_HU = -1024.0  # below it lies padding, not anatomy
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One prepared scan: memory-mapped float32 stacks (slices, rows, columns) in HU."""
+
+    name: str
+    clean: NDArray[np.float32]
+    noise: NDArray[np.float32] | None
+    low: NDArray[np.float32] | None
+
+
+def case_folder(cache: Path, pair: Pair, factor: float) -> Path:
+    """Where a case is kept: named by a hash of what it is made from."""
+    sources = [pair.full, *([pair.low] if pair.low else [])]
+    files = sorted(f for s in sources for f in ([s] if s.is_file() else s.rglob("*")) if f.is_file())
+    listing = [(f.name, f.stat().st_size) for f in files]
+    key = json.dumps([RECIPE, factor, pair.low is not None, listing])
+    return cache / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def prepare(pair: Pair, factor: float, cache: Path) -> Case:
+    """The prepared case of one pair at one shrinking factor, made on first use."""
+    folder = case_folder(cache, pair, factor)
+    if not (folder / "clean.npy").exists():
+        _fill(pair, factor, folder)
+    stacks = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in folder.glob("*.npy")}
+    return Case(folder.name, stacks["clean"], stacks.get("noise"), stacks.get("low"))
+
+
+def _fill(pair: Pair, factor: float, folder: Path) -> None:
+    full, low = load_pair(pair)
+    folder.mkdir(parents=True, exist_ok=True)
+    if low is not None:
+        _store(folder / "low.npy", low.array)
+        _store(folder / "clean.npy", full.array)
+        return
+    smooth = average_along_z(full.array, full.geometry.slice_spacing_mm)
+    clean = np.stack([pseudo_clean(np.maximum(image, AIR_HU), factor) for image in smooth])
+    pixel_mm = full.geometry.pixel_spacing_mm[0] * full.array.shape[1] / clean.shape[1]
+    _store(folder / "noise.npy", np.stack(list(_noises(clean, pixel_mm, folder.name))))
+    _store(folder / "clean.npy", clean)  # last: its presence says that the case is whole
+
+
+def _noises(clean: NDArray[np.float32], pixel_mm: float, name: str) -> Iterator[NDArray[np.float32]]:
+    for index, image in enumerate(clean):
+        generator = np.random.default_rng([int(name, 16) % 2**32, index])
+        dose = float(np.exp(generator.uniform(*np.log(DOSES))))
+        yield noise_image(
+            image,
+            pixel_mm,
+            dose_fraction=dose,
+            i0=I0_FULL,
+            electronic_variance=ELECTRONIC_VARIANCE,
+            kernel=SHARPEST,
+            generator=generator,
+            full_dose=True,
+        )
+
+
+def _store(path: Path, array: NDArray[np.float32]) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        np.save(file, array.astype(np.float32, copy=False))
+    os.replace(temporary, path)

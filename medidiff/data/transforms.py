@@ -1,0 +1,144 @@
+"""From a prepared case to training patches, as MONAI dictionary transforms.
+
+    RandSlabd -> RandFlipd, RandRotate90d (MONAI) -> RandDosed -> NoiseEstimated -> RandPatchesd
+
+`RandDosed` lays the noise of one random reconstruction kernel on noise-free anatomy that went through the *same*
+kernel, as in a scanner: then no frequency exists at which signal and noise could be told apart by the kernel alone,
+and full-dose and low-dose noise have one colour (both are inside the one drawn level).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from monai.transforms import Compose, RandFlipd, Randomizable, RandRotate90d, Transform
+from numpy.typing import NDArray
+
+from medidiff.config import Settings
+from medidiff.data.prepare import Case
+from medidiff.noise.level import noise_estimate
+from medidiff.patches import body_corner, slab_indices
+from medidiff.physics.ct import Kernel
+
+Item = dict[Hashable, Any]
+MARGIN = 8  # pixels at a window's border that the periodic filter may have touched
+
+
+class Augmentation(Settings):
+    """Ranges that the random transforms draw from; they are the range a model has seen."""
+
+    window: int = 256
+    patch: int = 96
+    patches: int = 4
+    noise_hu: tuple[float, float] = (4.0, 120.0)
+    cutoff: tuple[float, float] = (0.45, 1.5)
+    order: tuple[float, float] = (0.5, 3.0)
+    boost: tuple[float, float] = (0.0, 1.5)
+    z_correlation: float = 0.8
+    lone_share: float = 0.15
+
+
+def draw_kernel(generator: np.random.RandomState, settings: Augmentation) -> Kernel:
+    """A reconstruction kernel between very smooth and edge-enhancing."""
+    window = str(generator.choice(["hann", "cosine", "shepp-logan"]))
+    boost = generator.uniform(*settings.boost) if generator.rand() < 0.4 else 0.0
+    return Kernel(window, generator.uniform(*settings.cutoff), generator.uniform(*settings.order), boost)
+
+
+def apply_kernel(stack: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float32]:
+    """(..., rows, columns) filtered by the kernel's apodisation, periodic at the borders."""
+    rows, columns = stack.shape[-2:]
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :])
+    response = kernel.response(frequency).astype(np.float32)
+    return scipy.fft.irfft2(scipy.fft.rfft2(stack) * response, s=(rows, columns)).astype(np.float32)
+
+
+class RandSlabd(Randomizable, Transform):
+    """Case -> a window of neighbouring slices: `clean` and `noise` (or `low`), each (K, window, window)."""
+
+    def __init__(self, slab: int, settings: Augmentation) -> None:
+        self.slab, self.settings = slab, settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        case: Case = data["case"]
+        n = len(case.clean)
+        index, lone = int(self.R.randint(n)), n == 1 or self.R.rand() < self.settings.lone_share
+        slices = [index] * self.slab if lone else slab_indices(index, n, self.slab)
+        size = min(self.settings.window, *case.clean.shape[1:])
+        window = body_corner(case.clean[index], size, np.random.default_rng(self.R.randint(2**31)))
+        item: Item = {"clean": case.clean[slices][:, *window]}
+        if case.low is not None:
+            return item | {"low": case.low[slices][:, *window]}
+        assert case.noise is not None
+        noise = case.noise[slices][:, *window]
+        if not lone and self.R.rand() < 0.5:  # overlapping or interpolated slices share noise
+            share = np.float32(self.R.uniform(0, self.settings.z_correlation))
+            common = case.noise[int(self.R.randint(n))][window]
+            noise = np.sqrt(1 - share**2) * noise + share * common
+        return item | {"noise": noise}
+
+
+class RandDosed(Randomizable, Transform):
+    """`clean` + `noise` -> `target` (1, rows, columns) and `slab` (K, rows, columns), through one random kernel."""
+
+    def __init__(self, settings: Augmentation) -> None:
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        middle = len(data["clean"]) // 2
+        if "low" in data:
+            return {"target": data["clean"][middle : middle + 1], "slab": data["low"]}
+        kernel = draw_kernel(self.R, self.settings)
+        clean, noise = apply_kernel(np.stack([data["clean"], data["noise"]]), kernel)
+        level = np.float32(np.exp(self.R.uniform(*np.log(self.settings.noise_hu))))
+        return {"target": clean[middle : middle + 1], "slab": clean + noise * (level / body_deviation(noise, clean))}
+
+
+def body_deviation(noise: NDArray[np.float32], clean: NDArray[np.float32]) -> np.float32:
+    """Standard deviation of the noise inside the patient."""
+    body = clean > -500
+    return np.float32((noise[body] if body.mean() > 0.05 else noise).std() + 1e-6)
+
+
+class NoiseEstimated(Transform):
+    """Adds `level` (HU) and `colour` of the slab's middle slice, by the estimator that inference uses."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        estimate = noise_estimate(data["slab"][len(data["slab"]) // 2])
+        return dict(data) | {"level": np.float32(estimate.level), "colour": np.array(estimate.colour, np.float32)}
+
+
+class RandPatchesd(Randomizable, Transform):
+    """`target`, `slab` -> `patches` random patches of each, (N, C, patch, patch)."""
+
+    def __init__(self, settings: Augmentation) -> None:
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        inner = (slice(None), slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
+        target, slab = data["target"][inner], data["slab"][inner]
+        generator = np.random.default_rng(self.R.randint(2**31))
+        corners = [body_corner(target[0], self.settings.patch, generator) for _ in range(self.settings.patches)]
+        return dict(data) | {
+            "target": np.stack([target[:, *c] for c in corners]),
+            "slab": np.stack([slab[:, *c] for c in corners]),
+        }
+
+
+def training_transforms(slab: int, settings: Augmentation) -> Compose:
+    """The whole chain."""
+    keys = ["clean", "noise", "low"]
+    return Compose(
+        [
+            RandSlabd(slab, settings),
+            RandFlipd(keys, prob=0.5, spatial_axis=0, allow_missing_keys=True),
+            RandFlipd(keys, prob=0.5, spatial_axis=1, allow_missing_keys=True),
+            RandRotate90d(keys, prob=0.5, max_k=3, allow_missing_keys=True),
+            RandDosed(settings),
+            NoiseEstimated(),
+            RandPatchesd(settings),
+        ]
+    )

@@ -1,0 +1,85 @@
+"""Is the model getting better? Error against noise-free targets, on patients that training never sees.
+
+Each `tune` case gives one fixed slab for every colour and level; the figure is the RMSE of the one-evaluation
+answer divided by that of the low-dose image, so 1 is useless and 0 is perfect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medidiff.data.prepare import Case
+from medidiff.data.transforms import apply_kernel, body_deviation
+from medidiff.diffusion.denoiser import Condition, Denoiser
+from medidiff.noise.level import noise_estimate
+from medidiff.patches import slab_indices
+from medidiff.physics.ct import Kernel
+from medidiff.scaling import LinearScaling
+
+KERNELS = {"smooth": Kernel("hann", 0.7, 1.0), "medium": Kernel("hann", 1.0, 1.0), "sharp": Kernel("hann", 1.5, 0.7)}
+LEVELS_HU = (12.0, 30.0, 70.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One fixed question: a slab in HU, its truth, and which colour and level it has."""
+
+    colour: str
+    level: float
+    slab: NDArray[np.float32]
+    target: NDArray[np.float32]
+
+
+def probes(cases: Sequence[Case], slab: int) -> list[Probe]:
+    """The middle slab of every case that has noise-free anatomy, at every colour and level."""
+    made = []
+    for case in cases:
+        if case.noise is None:
+            continue
+        n = len(case.clean)
+        slices = slab_indices(n // 2, n, slab)
+        stack = np.stack([case.clean[slices], case.noise[slices]])
+        for colour, kernel in KERNELS.items():
+            clean, noise = apply_kernel(stack, kernel)
+            unit = noise / body_deviation(noise, clean)
+            made += [Probe(colour, level, clean + level * unit, clean[slab // 2]) for level in LEVELS_HU]
+    return made
+
+
+def condition(probe_slab: NDArray[np.float32], scaling: LinearScaling) -> Condition:
+    """The condition of one slab, (K, rows, columns) in HU with sizes that fit the network's stride."""
+    estimate = noise_estimate(probe_slab[len(probe_slab) // 2])
+    return Condition(
+        slab=scaling.forward(torch.from_numpy(probe_slab)[None]),
+        r=torch.tensor([estimate.level / scaling.factor], dtype=torch.float32),
+        colour=torch.tensor([estimate.colour], dtype=torch.float32),
+        null=torch.zeros(1, dtype=torch.bool),
+    )
+
+
+@torch.inference_mode()
+def validate(
+    denoiser: Denoiser, questions: Sequence[Probe], scaling: LinearScaling
+) -> tuple[dict[str, float], list[NDArray[np.float32]]]:
+    """RMSE ratio per colour and over all, and (low, answer, truth) pictures of the first question."""
+    device = next(denoiser.parameters()).device
+    ratios: dict[str, list[float]] = {colour: [] for colour in KERNELS}
+    pictures: list[NDArray[np.float32]] = []
+    for probe in questions:
+        cond = condition(probe.slab, scaling)
+        cond = Condition(*(getattr(cond, name).to(device) for name in ("slab", "r", "colour", "null")))
+        answer = scaling.inverse(denoiser.mean(cond))[0, 0].float().cpu().numpy()
+        low = probe.slab[len(probe.slab) // 2]
+        ratios[probe.colour].append(_rmse(answer, probe.target) / _rmse(low, probe.target))
+        pictures = pictures or [low, answer, probe.target]
+    figures = {colour: float(np.mean(values)) for colour, values in ratios.items() if values}
+    return figures | {"all": float(np.mean(list(figures.values())))}, pictures
+
+
+def _rmse(image: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean((image - truth) ** 2, dtype=np.float64)))

@@ -1,0 +1,359 @@
+"""Training as a generator of records: an explicit loop over Lightning Fabric.
+
+    for record in train(settings, ...):   # one record a step; validation and checkpoints happen on schedule
+        ...
+
+Exactness: sample numbers, noise levels and noise are functions of (seed, step, rank), and a checkpoint holds
+weights, EMA, optimiser and step, so a run that was killed continues the same loss curve to the last bit (same
+machine, thread count and process count). The saved model is the EMA (decay ramped as in EDM2, Karras et al. 2024).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from medidiff import __version__
+from medidiff.config import Settings
+from medidiff.data.dataset import Batch, Numbers, PatchDataset, collate
+from medidiff.data.transforms import Augmentation
+from medidiff.data.validation import Probe, validate
+from medidiff.diffusion.denoiser import Condition, Denoiser
+from medidiff.errors import ModelError
+from medidiff.model import Architecture, Card, build, load, save
+from medidiff.scaling import LinearScaling
+
+SIGMA_BINS = (0.05, 0.15, 0.5, 1.5)  # edges of sigma / r for the logged losses; "mean" is its own bin
+CHECKPOINT = "checkpoint.pt"
+BEST = "best.safetensors"
+
+
+class TrainSettings(Settings):
+    """A training recipe; paths are relative to where the command runs."""
+
+    manifest: Path
+    data_root: Path = Path()
+    output: Path = Path("runs/train")
+    cache: Path = Path("runs/cache")
+    name: str = "ct"
+    summary: str = ""
+    architecture: Architecture = Architecture()
+    augmentation: Augmentation = Augmentation()
+    factors: tuple[float, ...] = (2.0, 1.25)
+    phantoms: int = 48
+    phantom_share: float = 0.15
+    steps: int = Field(default=6000, ge=1)
+    slabs_per_step: int = Field(default=4, ge=1)
+    learning_rate: float = 6e-4
+    warmup: int = 200
+    ema: float = 0.999
+    mean_share: float = Field(default=0.6, ge=0, le=1)
+    null_share: float = Field(default=0.06, ge=0, le=1)
+    log_sigma: tuple[float, float] = (-1.0, 1.1)
+    seed: int = 0
+    workers: int = Field(default=1, ge=0)
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    devices: int | Literal["auto"] = "auto"
+    checkpoint_minutes: float = 4.0
+    validate_every: int = 500
+    initial: Path | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one step reports: mean loss, mean per sigma bin, validation figures when there were any."""
+
+    step: int
+    steps: int
+    loss: float
+    bins: dict[str, float]
+    learning_rate: float
+    seconds: float
+    validation: dict[str, float] | None = None
+
+
+@dataclass(eq=False)
+class State:
+    """Everything a checkpoint holds."""
+
+    denoiser: Denoiser
+    ema: Denoiser
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    best: float = math.inf
+
+
+def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]) -> Iterator[Record]:
+    """Yield a record a step until `settings.steps`; continues from `output/checkpoint.pt` when there is one."""
+    fabric = Fabric(accelerator="auto", devices=settings.devices, precision=_precision(settings))
+    fabric.launch()
+    scaling = LinearScaling()
+    state = _start(settings, fabric)
+    model, optimiser = fabric.setup(state.denoiser, state.optimiser)
+    model.mark_forward_method("loss")
+    state.ema.to(fabric.device)
+    log = SummaryWriter(settings.output / "tensorboard", purge_step=state.step) if fabric.is_global_zero else None
+    last_save = time.monotonic()
+    for batch in _batches(settings, dataset, fabric, state.step):
+        began = time.monotonic()
+        rate = learning_rate(state.step, settings)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss, bins = _step(model, optimiser, fabric, fabric.to_device(batch), scaling, settings, state.step)
+        state.step += 1
+        _average(state, settings)
+        figures = None
+        if state.step % settings.validate_every == 0 or state.step == settings.steps:
+            figures = _validate(state, questions, scaling, settings, log, fabric)
+        record = Record(state.step, settings.steps, loss, bins, rate, time.monotonic() - began, figures)
+        due = time.monotonic() - last_save > settings.checkpoint_minutes * 60
+        if fabric.is_global_zero and (due or figures is not None):
+            save_checkpoint(state, settings)
+            last_save = time.monotonic()
+        if log:
+            _log(log, record)
+        yield record
+    if log:
+        log.close()
+
+
+def smoke(settings: TrainSettings) -> TrainSettings:
+    """The same recipe, cut to a few steps of a tiny network: does every part work on these data?"""
+    return settings.model_copy(
+        update={
+            "architecture": settings.architecture.model_copy(update={"widths": (8, 16), "blocks": (1, 1)}),
+            "augmentation": settings.augmentation.model_copy(update={"window": 128, "patch": 32}),
+            "output": settings.output.with_name(settings.output.name + "_smoke"),
+            "factors": (2.0,),
+            "phantoms": 2,
+            "steps": 20,
+            "warmup": 5,
+            "workers": 0,
+            "precision": "32-true",
+        }
+    )
+
+
+def draw(
+    batch: Batch, scaling: LinearScaling, settings: TrainSettings, generator: torch.Generator
+) -> tuple[Tensor, Condition, Tensor, Tensor]:
+    """(x, cond, sigma, noise) of a batch in HU; a share of sigma is infinite (trains `mean`), a share has no condition.
+
+    Half of the unconditional draws take sigma around r, where guidance will evaluate them, half around the
+    spread of the data.
+    """
+    device = batch["target"].device
+
+    def uniform(n: int) -> Tensor:
+        return torch.rand(n, generator=generator).to(device)
+
+    x, slab = scaling.forward(batch["target"]), scaling.forward(batch["slab"])
+    r, n = batch["level"] / scaling.factor, len(batch["level"])
+    null = uniform(n) < settings.null_share
+    centre, width = settings.log_sigma
+    log_sigma = (torch.randn(n, generator=generator) * width + centre).to(device)
+    wide = null & (uniform(n) < 0.5)
+    scale = torch.where(wide, torch.full_like(r, settings.architecture.data_std), r)
+    infinite = ~null & (uniform(n) < settings.mean_share)
+    sigma = torch.where(infinite, torch.full_like(r, math.inf), scale * torch.exp(log_sigma))
+    noise = torch.randn(x.shape, generator=generator).to(device)
+    return x, Condition(slab, r, batch["colour"], null), sigma, noise
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Linear warm-up, then a cosine to 1 % of the peak."""
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
+    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1))))
+
+
+def _batches(settings: TrainSettings, dataset: PatchDataset, fabric: Fabric, first: int) -> DataLoader[Batch]:
+    numbers = Numbers(first, settings.steps, settings.slabs_per_step, fabric.global_rank, fabric.world_size)
+    return DataLoader(
+        dataset,
+        batch_sampler=numbers,
+        collate_fn=collate,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+        prefetch_factor=4 if settings.workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _step(
+    model: Any,
+    optimiser: Any,
+    fabric: Fabric,
+    batch: Batch,
+    scaling: LinearScaling,
+    settings: TrainSettings,
+    step: int,
+) -> tuple[float, dict[str, float]]:
+    words = np.random.SeedSequence([settings.seed, step, fabric.global_rank]).generate_state(2, np.uint32)
+    generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+    x, cond, sigma, noise = draw(batch, scaling, settings, generator)
+    losses = model.loss(x, cond, sigma, noise)
+    loss = losses.mean()
+    optimiser.zero_grad()
+    fabric.backward(loss)
+    fabric.clip_gradients(model, optimiser, max_norm=1.0)
+    optimiser.step()
+    return float(loss.detach()), per_bin(losses.detach(), (sigma / cond.r).detach(), cond.null)
+
+
+def per_bin(losses: Tensor, ratio: Tensor, null: Tensor) -> dict[str, float]:
+    """Mean loss of `mean` draws, of each range of sigma / r, and of draws without condition."""
+    which = torch.bucketize(ratio, torch.tensor(SIGMA_BINS, device=ratio.device))
+    masks = {"mean": torch.isinf(ratio), "null": null}
+    masks |= {f"sigma_{k}": (which == k) & ~null & ~torch.isinf(ratio) for k in range(len(SIGMA_BINS) + 1)}
+    return {name: float(losses[mask].mean()) for name, mask in masks.items() if bool(mask.any())}
+
+
+@torch.no_grad()
+def _average(state: State, settings: TrainSettings) -> None:
+    decay = min(settings.ema, (1 + state.step) / (10 + state.step))
+    for averaged, current in zip(state.ema.parameters(), state.denoiser.parameters(), strict=True):
+        averaged.lerp_(current, 1 - decay)
+
+
+def _start(settings: TrainSettings, fabric: Fabric) -> State:
+    settings.output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    denoiser = build(settings.architecture)
+    if settings.initial:
+        denoiser.load_state_dict(load(settings.initial).denoiser.state_dict())
+    optimiser = torch.optim.AdamW(
+        denoiser.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+    )
+    state = State(denoiser, deepcopy(denoiser).requires_grad_(False), optimiser)
+    path = settings.output / CHECKPOINT
+    if path.exists():
+        load_checkpoint(state, settings, path)
+    return state
+
+
+def save_checkpoint(state: State, settings: TrainSettings) -> None:
+    """Write weights, EMA, optimiser and step; the old checkpoint stays until the new one is whole."""
+    path = settings.output / CHECKPOINT
+    temporary = path.with_name(f".{path.name}.partial")
+    content = {
+        "denoiser": state.denoiser.state_dict(),
+        "ema": state.ema.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "step": state.step,
+        "best": state.best,
+        "recipe": _recipe(settings),
+    }
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(state: State, settings: TrainSettings, path: Path) -> None:
+    """Continue `state` from a checkpoint of the same recipe; raises ModelError for another one."""
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ModelError(f"{path}: not a readable checkpoint ({error}); delete it to start anew") from None
+    if content["recipe"] != _recipe(settings):
+        raise ModelError(f"{path}: belongs to a run with other settings; choose another output folder or delete it")
+    state.denoiser.load_state_dict(content["denoiser"])
+    state.ema.load_state_dict(content["ema"])
+    state.optimiser.load_state_dict(content["optimiser"])
+    state.step, state.best = content["step"], content["best"]
+
+
+def _recipe(settings: TrainSettings) -> str:
+    """What must not change between a checkpoint and its continuation: all that alters a number."""
+    free = {"data_root", "output", "cache", "workers", "devices", "checkpoint_minutes", "validate_every", "summary"}
+    return settings.model_dump_json(exclude=free | {"manifest", "initial", "precision"})
+
+
+def _validate(
+    state: State,
+    questions: list[Probe],
+    scaling: LinearScaling,
+    settings: TrainSettings,
+    log: SummaryWriter | None,
+    fabric: Fabric,
+) -> dict[str, float] | None:
+    if not questions or not fabric.is_global_zero:
+        return None
+    figures, pictures = validate(state.ema, questions, scaling)
+    if log:
+        log.add_image("validation/low_answer_truth", window(np.concatenate(pictures, axis=1)), state.step)
+    if figures["all"] < state.best:
+        state.best = figures["all"]
+        card = Card(name=settings.name, summary=settings.summary, training=training_facts(settings, state.step))
+        save(settings.output / BEST, state.ema, settings.architecture, scaling, card)
+    return figures
+
+
+def training_facts(settings: TrainSettings, step: int) -> dict[str, Any]:
+    """What a card says of the training: the recipe and how far it went."""
+    recipe = settings.model_dump(mode="json", exclude={"data_root", "output", "cache", "workers", "devices"})
+    return {"medidiff": __version__, "torch": torch.__version__, "step": step, "recipe": recipe}
+
+
+def window(image: NDArray[np.float32], low: float = -160, high: float = 240) -> NDArray[np.float32]:
+    """(1, rows, columns) in [0, 1] through a CT window in HU, for a picture in the log."""
+    return np.clip((image - low) / (high - low), 0, 1)[None]
+
+
+def _log(log: SummaryWriter, record: Record) -> None:
+    log.add_scalar("loss/all", record.loss, record.step)
+    for name, value in record.bins.items():
+        log.add_scalar(f"loss/{name}", value, record.step)
+    log.add_scalar("learning_rate", record.learning_rate, record.step)
+    for name, value in (record.validation or {}).items():
+        log.add_scalar(f"validation/rmse_ratio_{name}", value, record.step)
+
+
+def _precision(settings: TrainSettings) -> Any:
+    return fastest_precision(settings.architecture) if settings.precision == "auto" else settings.precision
+
+
+def fastest_precision(architecture: Architecture, repeats: int = 2) -> str:
+    """ "bf16-mixed" where a forward and backward pass is at least 10 % faster in it on this machine, else "32-true"."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    denoiser = build(architecture).to(device)
+    size = 4 * 2 ** len(architecture.widths)
+    cond = Condition(
+        torch.zeros(4, architecture.slab, size, size, device=device),
+        torch.ones(4, device=device),
+        torch.zeros(4, 2, device=device),
+        torch.zeros(4, dtype=torch.bool, device=device),
+    )
+
+    def seconds(enabled: bool) -> float:
+        times = []
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+                loss = denoiser.mean(cond).square().mean()
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        return min(times[1:])
+
+    return "bf16-mixed" if seconds(True) < 0.9 * seconds(False) else "32-true"
