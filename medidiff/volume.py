@@ -143,8 +143,12 @@ class Geometry:
         if abs(down @ right) > 1e-3:
             raise GeometryError(f"rows and columns are not perpendicular (cosine {down @ right:.4f}); resample first")
         origins = affine[:3, 3] + np.arange(shape[0])[:, None] * affine[:3, 0]
-        matrix, pixel_spacing_mm = (shape[1], shape[2]), (float(spacing[1]), float(spacing[2]))
-        return cls(np.float64(origins), np.float64(right), np.float64(down), pixel_spacing_mm, matrix)
+
+        def double(values: NDArray[np.floating]) -> NDArray[np.float64]:
+            return np.asarray(values, dtype=np.float64)
+
+        spacings, matrix = (float(spacing[1]), float(spacing[2])), (shape[1], shape[2])
+        return cls(double(origins), double(right), double(down), spacings, matrix)
 
 
 class SliceSource(Protocol):
