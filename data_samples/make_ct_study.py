@@ -51,7 +51,7 @@ def simulate() -> dict[str, NDArray[np.int16]]:
     images = {name: np.empty(truth.shape, np.int16) for name in SERIES}
     for index, clean in enumerate(truth):
         generator = np.random.default_rng([SEED, index])
-        scan = dict(i0=I0, electronic_variance=ELECTRONIC_VARIANCE, kernel=KERNEL, geometry=GEOMETRY)
+        scan = {"i0": I0, "electronic_variance": ELECTRONIC_VARIANCE, "kernel": KERNEL, "geometry": GEOMETRY}
         full = clean + noise_image(
             clean, phantom.PIXEL_MM, dose_fraction=1.0, full_dose=True, generator=generator, **scan
         )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Pictures of slices as a radiologist expects them: windowed, right side of the patient at the left, sizes stated.
+
+Figures are built through matplotlib's objects and the Agg canvas: no global state, no display, safe in threads.
+The letters at the sides say where the patient's sides are; they come from the geometry and are never assumed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from medidiff import DISCLAIMER
+from medidiff.metrics.image import PRESETS, Preset
+from medidiff.volume import Geometry
+
+PANEL_INCHES, GAP_INCHES, BOTTOM_INCHES, TOP_INCHES, BAR_INCHES = 4.2, 0.04, 0.3, 0.6, 0.75
+SIDES = (("R", "L"), ("A", "P"), ("F", "H"))  # where the axes x, y, z of LPS begin and end
+DPI = 150
+
+Slice = NDArray[np.floating]
+
+
+def side_by_side(
+    images: Mapping[str, Slice],
+    path: Path,
+    *,
+    geometry: Geometry,
+    window: Preset = PRESETS["abdomen"],
+    difference: tuple[str, str] | None = None,
+    difference_range_hu: float = 60.0,
+    title: str = "",
+    zoom: tuple[slice, slice] | None = None,
+) -> Path:
+    """Write a PNG of windowed slices in a row, and return its path.
+
+    images      label -> (rows, columns) in HU, all of one size
+    difference  labels (a, b): a last panel shows a - b, red above zero and blue below, up to +-`difference_range_hu`
+    zoom        (rows, columns) of a region shown enlarged in a second row
+    """
+    panels = len(images) + (difference is not None)
+    regions = [(slice(None), slice(None))] + ([zoom] if zoom is not None else [])
+    figure, axes = _grid(len(regions), panels)
+    for row, region in enumerate(regions):
+        for axis, (label, image) in zip(axes[row], images.items(), strict=False):
+            _show(axis, image[region], geometry, cmap="gray", vmin=window.low, vmax=window.high)
+            axis.set_title(label if row == 0 else "", fontsize=11, pad=4)
+        if difference is not None:
+            change = np.asarray(images[difference[0]], np.float64)[region] - images[difference[1]][region]
+            _show_difference(axes[row, -1], change, geometry, difference_range_hu)
+            axes[row, -1].set_title(" - ".join(difference) if row == 0 else "", fontsize=11, pad=4)
+    if zoom is not None:
+        _outline(axes[0], zoom, geometry)
+    spacing = " x ".join(f"{value:.3g}" for value in dict.fromkeys(geometry.pixel_spacing_mm))
+    caption = f"Window {window.low:g} to {window.high:g} HU, pixel {spacing} mm."
+    _write_around(figure, title, f"{caption} {DISCLAIMER.capitalize()}.")
+    return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG whole or not at all; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        FigureCanvasAgg(figure).print_figure(partial, format="png", dpi=DPI, metadata={"Description": DISCLAIMER})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def side_letters(geometry: Geometry) -> tuple[str, str]:
+    """The letters (R L A P F H) at the left and the right edge of a picture of a slice."""
+    axis = int(np.argmax(np.abs(geometry.right)))
+    begin, end = SIDES[axis]
+    return (begin, end) if geometry.right[axis] > 0 else (end, begin)
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
+    """A figure with square panels, and room for a title, a caption and a colour bar."""
+    step = PANEL_INCHES + GAP_INCHES
+    width, height = columns * step + BAR_INCHES, rows * step + BOTTOM_INCHES + TOP_INCHES
+    figure = Figure((width, height), facecolor="white")
+    axes = np.empty((rows, columns), object)
+    for row, column in np.ndindex(rows, columns):
+        left, bottom = column * step, BOTTOM_INCHES + (rows - 1 - row) * step
+        box = (left / width, bottom / height, PANEL_INCHES / width, PANEL_INCHES / height)
+        axes[row, column] = figure.add_axes(box)
+    return figure, axes
+
+
+def _write_around(figure: Figure, title: str, caption: str) -> None:
+    height = figure.get_figheight()
+    figure.text(0.5, 1 - 0.08 / height, title, fontsize=12, ha="center", va="top")
+    figure.text(0.06 / figure.get_figwidth(), 0.08 / height, caption, fontsize=9)
+
+
+def _show(axis: Any, image: Slice, geometry: Geometry, **look: Any) -> Any:
+    """One slice at its true proportions, in mm, with the side letters and a bar of 5 cm or, if small, 1 cm."""
+    height, width = (n * mm for n, mm in zip(image.shape, geometry.pixel_spacing_mm, strict=True))
+    shown = axis.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **look)
+    axis.set_axis_off()
+    ink = "white" if look["cmap"] == "gray" else "black"
+    for letter, x, side in zip(side_letters(geometry), (0.02, 0.98), ("left", "right"), strict=True):
+        axis.text(x, 0.5, letter, transform=axis.transAxes, color=ink, ha=side, va="center", fontsize=11)
+    bar_mm = 50.0 if width > 80 else 10.0
+    left, line = 0.04 * width, 0.965 * height
+    axis.plot([left, left + bar_mm], [line, line], color=ink, linewidth=2)
+    axis.text(left, line - 0.015 * height, f"{bar_mm / 10:g} cm", color=ink, fontsize=8, va="bottom")
+    return shown
+
+
+def _show_difference(axis: Any, change: Slice, geometry: Geometry, reach: float) -> None:
+    """A map of differences, white at zero, with its colour bar at the right."""
+    shown = _show(axis, change, geometry, cmap="RdBu_r", vmin=-reach, vmax=reach)
+    box, figure = axis.get_position(), axis.figure
+    bar = figure.colorbar(shown, cax=figure.add_axes((box.x1 * 1.003, box.y0, 0.008, box.height)), extend="both")
+    bar.set_label("difference, HU", fontsize=9, labelpad=0)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _outline(axes: Any, region: tuple[slice, slice], geometry: Geometry) -> None:
+    """A frame around the region that is enlarged below."""
+    rows, columns = region
+    down, across = geometry.pixel_spacing_mm
+    for axis in axes:
+        corner, size = (columns.start * across, rows.start * down), (columns.stop - columns.start) * across
+        tall = (rows.stop - rows.start) * down
+        axis.add_patch(Rectangle(corner, size, tall, fill=False, edgecolor="orange", linewidth=1))
