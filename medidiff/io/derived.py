@@ -365,7 +365,16 @@ class DerivedWriter:
             dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
             dataset["PixelData"].VR = "OB" if encoding.bits <= 8 else "OW"
         else:
+            self._compress(dataset, pixels)
+
+    def _compress(self, dataset: Dataset, pixels: NDArray[np.integer]) -> None:
+        try:
             dataset.compress(self.transfer_syntax, pixels, generate_instance_uid=False)
+        except RuntimeError:  # OpenJPEG refuses images below 32 pixels
+            raise OutputError(
+                f"{pixels.shape[1]} x {pixels.shape[0]} pixels cannot be written as {self.transfer_syntax.name}: "
+                "use the transfer syntax explicit"
+            ) from None
 
     def _fitting(self, source: _Encoding, numbers: NDArray[np.float64], index: int) -> _Encoding:
         """The source's encoding, or 16 bits where the numbers of this slice need them."""
