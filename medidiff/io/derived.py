@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import io
 import os
+import re
 import shutil
 import uuid
 import warnings
@@ -442,6 +443,34 @@ def replacing(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside `target` that takes its place when the block succeeds, and vanishes otherwise.
+
+    Raises OutputError where `target` holds something and `overwrite` is False, or holds other things than
+    slices as DerivedWriter names them: a folder of the user's is never emptied by mistake.
+    """
+    require_free(target, overwrite)
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+
+
+def require_free(target: Path, overwrite: bool) -> None:
+    """Raise OutputError unless `target` is absent, empty, or a derived series that may be overwritten."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise OutputError(f"{target}: a folder is to be written here, but this is a file; choose another name")
+    names = [path.name for path in target.iterdir()]
+    if others := [name for name in names if not re.fullmatch(r"\d{4,}\.dcm", name)]:
+        raise OutputError(f"{target}: the folder holds other files ({others[0]} ...); choose a new folder")
+    if names and not overwrite:
+        raise OutputError(f"{target}: exists already with {len(names)} slices; add --overwrite to replace it")
 
 
 def _remove(path: Path) -> None:

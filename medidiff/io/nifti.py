@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import GeometryError, InputError, OutputError, UnitError
 from medidiff.io.derived import replacing
+from medidiff.progress import Progress, silent
 from medidiff.units import Unit
 from medidiff.volume import Geometry, SliceSource
 
@@ -166,7 +167,12 @@ def open_nifti(path: Path) -> NiftiSource:
 
 
 def write_nifti(
-    path: Path, volume: SliceSource, like: NiftiSource | None = None, *, allow_uneven: bool = False
+    path: Path,
+    volume: SliceSource,
+    like: NiftiSource | None = None,
+    *,
+    allow_uneven: bool = False,
+    progress: Progress = silent,
 ) -> list[str]:
     """Write slices as .nii or .nii.gz and return warnings.
 
@@ -198,6 +204,7 @@ def write_nifti(
         file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))
         for index in range(geometry.n_slices):
             file.write(_encoded(volume, index, like, dtype, slope, intercept).tobytes())
+            progress(index + 1, geometry.n_slices)
     if like is None or dtype == wanted:
         return []
     return [f"values of {low:g} to {high:g} HU do not fit the data type {wanted} of the source: written as {dtype}"]
