@@ -21,7 +21,7 @@ from medidiff.volume import Geometry, SliceSource
 _EMPTY = (
     *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"),
     *("AccessionNumber", "PatientPosition", "PositionReferenceIndicator", "SliceThickness", "KVP"),
-    "AcquisitionNumber",
+    *("AcquisitionNumber", "Laterality"),
 )
 
 
@@ -63,7 +63,7 @@ class BlankSource:
         geometry = self.volume.geometry
         header = Dataset()
         header.SOPClassUID, header.Modality = CTImageStorage, "CT"
-        header.PatientName = header.PatientID = "ANONYMOUS"
+        header.PatientName, header.PatientID = "ANONYMOUS^", "ANONYMOUS"
         header.StudyInstanceUID, header.FrameOfReferenceUID = self.study_uid, self.frame_of_reference
         header.Manufacturer, header.SeriesDescription = "medidiff", self.description
         for keyword in _EMPTY:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,3 +286,79 @@ def verify(tool: str, *files: Path) -> Counter[str]:
     """The error lines of a dicom3tools verifier."""
     result = subprocess.run([tool, *map(str, files)], capture_output=True, text=True, check=False)
     return Counter(line for line in (result.stdout + result.stderr).splitlines() if line.startswith("Error"))
+
+
+class Files:
+    """The plainest source there is: pydicom, one file a slice."""
+
+    unit = "HU"
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+        self.geometry = Geometry.from_affine(np.eye(4), (len(files), *self.stored(0).shape))
+
+    def header(self, index: int) -> Dataset:
+        return pydicom.dcmread(self.files[index], stop_before_pixels=True)
+
+    def stored(self, index: int) -> np.ndarray:
+        return pydicom.dcmread(self.files[index]).pixel_array
+
+    def read(self, index: int) -> np.ndarray:
+        header = self.header(index)
+        return (self.stored(index) * float(header.RescaleSlope) + float(header.RescaleIntercept)).astype(np.float32)
+
+    def padding(self, index: int) -> np.ndarray | None:
+        padding = self.header(index).get("PixelPaddingValue")
+        return None if padding is None else self.stored(index) == padding
+
+    def source_reference(self, index: int) -> tuple[str, str, int | None]:
+        header = self.header(index)
+        return header.SOPClassUID, header.SOPInstanceUID, None
+
+
+REAL = [
+    "ct/tcga-ov_toshiba_fc13_3mm",
+    "ct/cptac-pda_siemens_b40f_3mm",
+    "ct/crlm1006_ge_5mm",
+    "ct/crlm1004_ge_std_5mm",
+    "ct/lungdx-a0001_philips_B_5mm",
+    "ct/lungdx-a0001_philips_L_5mm",
+    "ct/lungdx-a0002_siemens_b40f_8mm",
+    "ct/lungdx-a0002_siemens_b70f_8mm",
+    "ct/lidc-0314_philips_d_1mm",
+    "ct_single_slices/tcga-luad_54_patients",
+    "petct/acrin-nsclc-042_ge_jls/ct",
+    "interop/ge_tilt_variable_spacing",
+    "interop/edge_cases/gantrytilting/001",
+]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_series_gain_no_error(
+    name: str, tmp_path: Path, shared_data: Path, system_tool: Callable[[str], str]
+) -> None:
+    """dciodvfy per file and dcentvfy across source and derived report nothing that the source did not have.
+
+    Values that were not changed come back as the very numbers that were stored, padding included.
+    """
+    files = sorted(path for path in (shared_data / name).iterdir() if path.suffix == ".dcm")
+    if name.startswith("ct_single"):  # one patient each: no series
+        files = files[:1]
+    source = Files([files[0], files[len(files) // 2]] if len(files) > 1 else files)
+    writer = DerivedWriter(source, tmp_path / "out", DERIVATION)
+    results = [writer.write(index, source.read(index)) for index in range(len(source.files))]
+    for index, (before, after) in enumerate(zip(source.files, results, strict=True)):
+        assert verify(system_tool("dciodvfy"), after) - verify(system_tool("dciodvfy"), before) == Counter()
+        np.testing.assert_array_equal(pydicom.dcmread(after).pixel_array, source.stored(index))
+    dcentvfy = system_tool("dcentvfy")
+    assert verify(dcentvfy, *source.files, *results) - verify(dcentvfy, *source.files) == Counter()
+
+
+def test_a_series_of_nobody_is_valid(tmp_path: Path, system_tool: Callable[[str], str]) -> None:
+    """Without any source headers the result is still a valid CT series."""
+    volume = Volume(np.full((2, 32, 24), -1000, np.float32), Geometry.from_affine(np.eye(4), (2, 32, 24)), "HU")
+    writer = DerivedWriter(BlankSource(volume), tmp_path / "out", replace(DERIVATION, is_ai=False))
+    results = [writer.write(index, volume.read(index)) for index in range(2)]
+    assert sum((verify(system_tool("dciodvfy"), path) for path in results), Counter()) == Counter()
+    assert verify(system_tool("dcentvfy"), *results) == Counter()
+    assert not writer.warnings
