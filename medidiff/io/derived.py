@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import uuid
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import config as pydicom_config
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -45,6 +43,7 @@ from pydicom.uid import (
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import OutputError, UsageError
+from medidiff.io.headers import number, quiet_parsing, read_header, text, texts
 from medidiff.volume import SliceSource
 
 TRANSFER_SYNTAXES = {"explicit": ExplicitVRLittleEndian, "jpegls": JPEGLSLossless, "j2k": JPEG2000Lossless}
@@ -209,7 +208,7 @@ class DerivedWriter:
         self.warnings: list[str] = []
         self._number_offset = series_number_offset
         first = source.header(0)
-        self._source_series = str(first.get("SeriesInstanceUID") or first.get("StudyInstanceUID") or "")
+        self._source_series = text(first, "SeriesInstanceUID") or text(first, "StudyInstanceUID")
         self.series_uid = series_uid or self._new_series_uid(deterministic_uids)
         self.created = created or self._started_at() or datetime.now(UTC).astimezone()
 
@@ -220,7 +219,7 @@ class DerivedWriter:
         Raises OutputError, leaving no partial file, when the file cannot be written.
         """
         target = self.folder / f"{index + 1:04d}.dcm"
-        with _quiet_about_the_source():
+        with quiet_parsing():  # odd values of the source are passed on as they are
             dataset = self._header(index)
             self._set_pixels(dataset, index, values_hu, mask)
             buffer = io.BytesIO()
@@ -238,9 +237,10 @@ class DerivedWriter:
     def _started_at(self) -> datetime | None:
         """When an interrupted run of this very series began, read from a slice that it left."""
         for path in sorted(self.folder.glob("[0-9]*.dcm"))[:1]:
-            left = _read_header(path)
-            if left is not None and left.get("SeriesInstanceUID") == self.series_uid:
-                return datetime.strptime(f"{left.SeriesDate}{left.SeriesTime}", "%Y%m%d%H%M%S").astimezone()
+            left = read_header(path)
+            if left is not None and text(left.dataset, "SeriesInstanceUID") == self.series_uid:
+                started = text(left.dataset, "SeriesDate") + text(left.dataset, "SeriesTime")
+                return datetime.strptime(started, "%Y%m%d%H%M%S").astimezone()
         return None
 
     def _warn(self, text: str) -> None:
@@ -265,8 +265,8 @@ class DerivedWriter:
         dataset.SOPClassUID = CTImageStorage
         dataset.SOPInstanceUID = _uid("instance", self.series_uid, str(index))
         dataset.SeriesInstanceUID = self.series_uid
-        number = int(dataset.get("SeriesNumber") or 0) + self._number_offset
-        dataset.SeriesNumber = number if abs(number) < 2**31 else self._number_offset
+        series_number = int(number(dataset, "SeriesNumber") or 0) + self._number_offset
+        dataset.SeriesNumber = series_number if abs(series_number) < 2**31 else self._number_offset
         dataset.InstanceNumber = index + 1
         date, time = self.created.strftime("%Y%m%d"), self.created.strftime("%H%M%S")
         for prefix in ("Series", "Content", "InstanceCreation"):
@@ -293,8 +293,9 @@ class DerivedWriter:
 
     def _describe(self, dataset: Dataset) -> None:
         what = self.derivation
-        kept = [str(value) for value in _values(dataset.get("ImageType"))]
-        kept = kept[2:] if kept[2:] and kept[2] != "VOLUME" else ["AXIAL"]  # VOLUME is enhanced CT's word
+        kept = texts(dataset, "ImageType")[2:]
+        if not kept or kept[0] == "VOLUME":  # enhanced CT's word, not allowed here
+            kept = ("AXIAL",)
         dataset.ImageType = ["DERIVED", "PRIMARY", *kept]
         label = " AI, research use only" if what.nature == "AI-processed" else " research use only"
         tail = (_ascii(what.series_description_suffix)[: 63 - len(label)] + label).replace("\\", "/")
@@ -385,7 +386,7 @@ class DerivedWriter:
         if source.fits(low, high):
             return source
         wide = _Encoding(source.slope, source.intercept, 16, source.is_signed or low < 0)
-        range_hu = [number * source.slope + source.intercept for number in (low, high)]
+        range_hu = [stored * source.slope + source.intercept for stored in (low, high)]
         clipped = "" if wide.fits(low, high) else ", and still clipped"
         self._warn(
             f"slice {index + 1}: values of {range_hu[0]:g} to {range_hu[1]:g} HU do not fit the source's "
@@ -402,6 +403,8 @@ class DerivedWriter:
         padding = dataset.PixelPaddingValue
         del dataset.PixelPaddingValue
         lowest, highest = encoding.limits
+        if isinstance(padding, int) and encoding.is_signed and padding >= 0x8000:  # sent as unsigned
+            padding -= 0x10000
         if self.rescale is not None or not isinstance(padding, int) or not lowest <= padding <= highest:
             return
         dataset.add_new("PixelPaddingValue", "SS" if encoding.is_signed else "US", padding)
@@ -483,24 +486,6 @@ def _remove(path: Path) -> None:
         return
 
 
-@contextmanager
-def _quiet_about_the_source() -> Iterator[None]:
-    """Odd values of the source (long decimal strings, bad dates) are passed on as they are, without comment."""
-    with warnings.catch_warnings(), pydicom_config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _read_header(path: Path) -> Dataset | None:
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        return dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, OSError):
-        return None
-
-
 def _uid(*parts: str) -> str:
     """A UID of the UUID kind (PS3.5 B.2) that is a function of `parts`."""
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(parts)).int}"
@@ -531,8 +516,7 @@ def _is_embedded_overlay(dataset: Dataset, group: int) -> bool:
 
 
 def _encoding(dataset: Dataset) -> _Encoding:
-    slope = float(dataset.get("RescaleSlope") or 1)
-    intercept = float(dataset.get("RescaleIntercept") or 0)
+    slope, intercept = number(dataset, "RescaleSlope") or 1.0, number(dataset, "RescaleIntercept") or 0.0
     bits = min(int(dataset.get("BitsStored") or 16), 16)
     return _Encoding(slope, intercept, bits, dataset.get("PixelRepresentation") == 1)
 
@@ -548,7 +532,7 @@ def _set_format(dataset: Dataset, encoding: _Encoding, pixels: NDArray[np.intege
     dataset.BitsStored, dataset.HighBit = encoding.bits, encoding.bits - 1
     dataset.PixelRepresentation = int(encoding.is_signed)
     for keyword, value in (("RescaleSlope", encoding.slope), ("RescaleIntercept", encoding.intercept)):
-        if dataset.get(keyword) in (None, ""):
+        if not (sent := text(dataset, keyword)) or "," in sent:
             setattr(dataset, keyword, f"{value:g}")
     dataset.RescaleType = "HU"
 
@@ -570,12 +554,6 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item
-
-
-def _values(value: object) -> list[object]:
-    if value is None or value == "":
-        return []
-    return [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
 
 
 def _ascii(text: str) -> str:
