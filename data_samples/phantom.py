@@ -14,7 +14,7 @@ World: LPS millimetres (x to the patient's left, y to the back, z to the head). 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +108,7 @@ LESIONS = (
     Ellipsoid("lesion -25", (-62, 38, 1), (6, 6, 7), inside="liver"),
     Ellipsoid("lesion -25", (-70, -48, 4), (3.5, 3.5, 4), inside="liver"),
     Ellipsoid("lesion -18", (-100, 22, 2), (5, 5, 6), inside="liver"),
-    Ellipsoid("lesion -18", (-38, -42, -8), (3, 3, 4), inside="liver"),
+    Ellipsoid("lesion -18", (14, -50, -8), (4, 4, 5), inside="liver"),
     Ellipsoid("lesion -12", (-82, 8, 6), (6.5, 6.5, 7), inside="liver"),
     Ellipsoid("lesion +25", (-55, -22, -9), (5, 4.5, 6), inside="liver"),
     Ellipsoid("cyst", (-108, -2, -12), (4, 4, 4), inside="liver"),
@@ -321,24 +321,26 @@ def slice_heights() -> NDArray[np.float64]:
     return (np.arange(N_SLICES) - (N_SLICES - 1) / 2) * SLICE_MM
 
 
-def render() -> NDArray[np.float32]:
-    """The noise-free study, (slices, rows, columns) in HU."""
+def render(slices: Sequence[int] = range(N_SLICES)) -> NDArray[np.float32]:
+    """The noise-free study or some of its slices, (slices, rows, columns) in HU."""
     tubes = vessels()
     table = np.array([(t.hu, t.speckle, t.septa) for t in TISSUES.values()], np.float32)
     thin = (np.arange(FINE_Z) - (FINE_Z - 1) / 2) * SLICE_MM / FINE_Z
-    maps = np.empty((3, N_SLICES, MATRIX, MATRIX), np.float32)
-    for index, height in enumerate(slice_heights()):
+    maps = np.empty((3, len(slices), MATRIX, MATRIX), np.float32)
+    for index, height in enumerate(slice_heights()[list(slices)]):
         fine = np.mean([table[paint_slice(height + dz, tubes)] for dz in thin], axis=0)
         maps[:, index] = fine.reshape(MATRIX, FINE, MATRIX, FINE, 3).mean((1, 3)).transpose(2, 0, 1)
-    return add_structure(*maps)
+    return add_structure(*maps, slices)
 
 
-def add_structure(hu: NDArray[np.float32], speckle: NDArray[np.float32],
-                  septa: NDArray[np.float32]) -> NDArray[np.float32]:  # fmt: skip
+def add_structure(
+    hu: NDArray[np.float32], speckle: NDArray[np.float32], septa: NDArray[np.float32], slices: Sequence[int]
+) -> NDArray[np.float32]:
     """Speckle, septa (sheets where a smooth field changes sign), the weight of the lungs, and the blur."""
     rng = np.random.default_rng(ANATOMY_SEED + 1)
-    grain = 0.7 * smooth_field(rng, 0.9) + 0.7 * smooth_field(rng, 3.0)
-    sheets = np.exp(-((smooth_field(rng, 4.0) / 0.09) ** 2)) * np.clip(smooth_field(rng, 9.0) + 0.4, 0, 1)
+    fine, coarse, folds, presence = (smooth_field(rng, sigma_mm)[list(slices)] for sigma_mm in (0.9, 3.0, 4.0, 9.0))
+    grain = 0.7 * (fine + coarse)
+    sheets = np.exp(-((folds / 0.09) ** 2)) * np.clip(presence + 0.4, 0, 1)
     hu = hu + speckle * grain + septa * sheets
     lung = np.clip((-700 - hu) / 60, 0, 1) * (speckle > 4)
     backwards = np.linspace(-1, 1, MATRIX, dtype=np.float32)[None, :, None]
