@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from typing import Protocol
 
@@ -166,7 +167,7 @@ def _slope(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _weighted(weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
-    return torch.stack([w * term for w, term in zip(weights, terms, strict=True)]).sum(0)
+    return reduce(torch.add, [w * term for w, term in zip(weights, terms, strict=True)])
 
 
 def _last(denoise: Denoise, x: Tensor, levels: Tensor, evaluations: int) -> Step:

@@ -22,6 +22,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -138,12 +139,12 @@ class CaseNoise:
     def __call__(self, x: Tensor) -> Tensor:
         """Noise like `x` (B, C, *spatial), with `slice_noise` of `indices[b]` as its b-th sample."""
         reach = len(self.weights) // 2
-        weights = torch.tensor(self.weights) / math.hypot(*self.weights)
+        weights = [w / math.hypot(*self.weights) for w in self.weights]
         needed = {k + j for k in self.indices for j in range(-reach, reach + 1)}
         white = {k: white_field(self.case, k, x.shape[1:], self.draw, self.sample) for k in needed}
         self.draw += 1
         return torch.stack([self._blend(white, k - reach, weights) for k in self.indices]).to(x)
 
     @staticmethod
-    def _blend(white: dict[int, Tensor], first: int, weights: Tensor) -> Tensor:
-        return torch.stack([w * white[first + j] for j, w in enumerate(weights)]).sum(0)
+    def _blend(white: dict[int, Tensor], first: int, weights: Sequence[float]) -> Tensor:
+        return reduce(torch.add, [w * white[first + j] for j, w in enumerate(weights)])
