@@ -1,0 +1,158 @@
+"""How good is a CT model on patients it has never seen? RMSE against a noise-free truth, per kernel and dose.
+
+    python benchmarks/ct_quality.py --data SCANS [--manifest pipelines/train_ct.csv] [--model ct] [--split test]
+
+Construction ("pseudo-clean"): a real slice with its neighbours is cleaned (thin slices averaged, non-local means,
+native matrix), sent through a reconstruction kernel, and given the noise that a fan-beam scan through that anatomy
+with that kernel has at the dose. `--full-noise` is the noise level at full dose inside the patient, per kernel.
+The truth is therefore noise-free and has the resolution of the kernel. Every figure is the median over patients of
+the mean over a patient's slices, beside the worst patient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medidiff.data.clean import average_along_z, pseudo_clean
+from medidiff.data.manifest import Pair, load, read_manifest
+from medidiff.data.prepare import AIR_HU, ELECTRONIC_VARIANCE, I0_FULL, SHARPEST
+from medidiff.data.transforms import apply_kernel, body_deviation
+from medidiff.model import Model
+from medidiff.model import load as load_model
+from medidiff.patches import slab_indices
+from medidiff.physics.ct import Kernel, noise_image
+
+KERNELS = {"smooth": (Kernel("hann", 0.7, 1.0), 10.0), "sharp": (Kernel("hann", 1.5, 0.7), 30.0)}
+TISSUES = {"air": (-1100, -950), "lung": (-950, -600), "fat": (-150, -50), "soft": (0, 120), "bone": (250, 2000)}
+
+
+def cases(pair: Pair, slab: int, n_slices: int) -> list[tuple[NDArray[np.float32], float]]:
+    """Clean slabs (K, rows, columns) in HU, evenly spread over the scan, and the pixel size in mm."""
+    volume = load(pair.full)
+    n = len(volume.array)
+    smooth = average_along_z(np.maximum(volume.array, AIR_HU), volume.geometry.slice_spacing_mm)
+    wanted = np.unique(np.linspace(0, n - 1, n_slices + 2).astype(int)[1:-1]) if n > 1 else [0]
+    cleaned: dict[int, NDArray[np.float32]] = {}
+    slabs = []
+    for index in wanted:
+        ks = slab_indices(int(index), n, slab)
+        for k in ks:
+            if k not in cleaned:
+                cleaned[k] = pseudo_clean(smooth[k])
+        slabs.append((np.stack([cleaned[k] for k in ks]), volume.geometry.pixel_spacing_mm[0]))
+    return slabs
+
+
+def low_dose(
+    clean: NDArray[np.float32], pixel_mm: float, dose: float, colour: str, generator: np.random.Generator, lone: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(slab, truth) of a clean slab through a kernel at a dose fraction."""
+    kernel, full_noise = KERNELS[colour]
+    noises = []
+    for image in clean[:1] if lone else clean:
+        noises.append(
+            noise_image(
+                image,
+                pixel_mm,
+                dose_fraction=dose,
+                i0=I0_FULL,
+                electronic_variance=ELECTRONIC_VARIANCE,
+                kernel=SHARPEST,
+                generator=generator,
+                full_dose=True,
+            )
+        )
+    noise = np.stack(noises * (len(clean) if lone else 1))
+    clean, noise = apply_kernel(np.stack([clean, noise]), kernel)
+    level = full_noise / np.sqrt(dose)
+    return clean + noise * (level / body_deviation(noise, clean)), clean[len(clean) // 2]
+
+
+def rmse(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Root mean square difference, HU."""
+    return float(np.sqrt(np.mean((a - b) ** 2, dtype=np.float64)))
+
+
+def judge(model: Model, slab: NDArray[np.float32], truth: NDArray[np.float32]) -> dict[str, float]:
+    """Error before and after, over the slice and inside the patient, and mean HU bias per tissue."""
+    low = slab[len(slab) // 2]
+    with torch.inference_mode():
+        answer = model.image(model.denoiser.mean(model.condition(slab)), truth.shape)
+    body = truth > -950
+    row = {"before": rmse(low, truth), "after": rmse(answer, truth)}
+    row |= {"body_before": rmse(low[body], truth[body]), "body_after": rmse(answer[body], truth[body])}
+    for tissue, (lower, upper) in TISSUES.items():
+        inside = (truth > lower) & (truth < upper)
+        if inside.sum() > 500:
+            row[f"bias_{tissue}"] = float(np.mean(answer[inside] - truth[inside]))
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, default=Path(__file__).parents[1] / "pipelines" / "train_ct.csv")
+    parser.add_argument("--model", default="ct")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--slices", type=int, default=5)
+    parser.add_argument("--doses", type=float, nargs="+", default=[0.5, 0.25, 0.1])
+    parser.add_argument("--patients", type=int, help="use only the first so many")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    model = load_model(options.model)
+    pairs = [pair for pair in read_manifest(options.manifest, options.data) if pair.split == options.split]
+    table: dict[tuple[str, float], dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for number, pair in enumerate(pairs[: options.patients]):
+        for clean, pixel_mm in cases(pair, model.slab, options.slices):
+            lone = bool(np.array_equal(clean[0], clean[-1]))
+            for colour in KERNELS:
+                for dose in options.doses:
+                    generator = np.random.default_rng([number, int(1000 * dose)])
+                    slab, truth = low_dose(clean, pixel_mm, dose, colour, generator, lone)
+                    table[colour, dose][pair.patient].append(judge(model, slab, truth))
+    summary = [summarise(colour, dose, patients) for (colour, dose), patients in sorted(table.items())]
+    columns = (
+        "kernel",
+        "dose",
+        "patients",
+        "rmse_before",
+        "rmse_after",
+        "gain_percent",
+        "worst_percent",
+        "body_percent",
+    )
+    print("  ".join(columns) + "  worst |HU bias|")
+    for row in summary:
+        print("  ".join(str(row[c]).rjust(len(c)) for c in columns), " ", row["bias"])
+    if options.json:
+        options.json.write_text(json.dumps({"model": model.sha256, "split": options.split, "rows": summary}, indent=1))
+
+
+def summarise(colour: str, dose: float, patients: dict[str, list[dict[str, float]]]) -> dict[str, object]:
+    """Medians over patients; `gain` is the reduction of RMSE in percent, `worst` that of the worst patient."""
+    means = {p: {k: float(np.mean([r[k] for r in rows if k in r])) for k in rows[0]} for p, rows in patients.items()}
+    gains = [100 * (1 - m["after"] / m["before"]) for m in means.values()]
+    body = [100 * (1 - m["body_after"] / m["body_before"]) for m in means.values()]
+    tissues = {t: [m[f"bias_{t}"] for m in means.values() if f"bias_{t}" in m] for t in TISSUES}
+    return {
+        "kernel": colour,
+        "dose": dose,
+        "patients": len(means),
+        "rmse_before": round(float(np.median([m["before"] for m in means.values()])), 2),
+        "rmse_after": round(float(np.median([m["after"] for m in means.values()])), 2),
+        "gain_percent": round(float(np.median(gains)), 1),
+        "worst_percent": round(min(gains), 1),
+        "body_percent": round(float(np.median(body)), 1),
+        "bias": {t: round(max(values, key=abs), 2) for t, values in tissues.items() if values},
+    }
+
+
+if __name__ == "__main__":
+    main()
