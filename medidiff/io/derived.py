@@ -277,6 +277,8 @@ class DerivedWriter:
 
     def _complete(self, dataset: Dataset) -> None:
         missing = [keyword for keyword in _TYPE_2 if keyword not in dataset]
+        if not text(dataset, "BodyPartExamined") and not {"Laterality", "ImageLaterality"} & set(dataset.dir()):
+            missing.append("Laterality")  # type 2C: the body part may be one of a pair
         for keyword in missing:
             setattr(dataset, keyword, None)
         if missing:
