@@ -1,13 +1,17 @@
 """Pixels of one frame, whatever the transfer syntax: one fixed decoder each, so that results do not depend on chance.
 
-PS3.5 A.4. JPEG 2000 and HTJ2K by OpenJPEG, JPEG-LS by CharLS, RLE by pylibjpeg, JPEG by GDCM. What has no
-decoder here is refused by name: JPEG processes 6/8 and 10/12 (retired in 2001) and JPEG XL.
+PS3.5 A.4. JPEG 2000 and HTJ2K by OpenJPEG, JPEG-LS by CharLS, RLE by pylibjpeg, JPEG by GDCM; the 12-bit lossy
+JPEG processes by GDCM's own reader, which pydicom does not trust but which agrees with dcmtk bit for bit. What
+has no decoder here, JPEG XL above all, is refused by name.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,24 +49,15 @@ PLUGINS = {
     JPEGLSNearLossless: "pyjpegls",
     RLELossless: "pylibjpeg",
     JPEGBaseline8Bit: "gdcm",
-    JPEGExtended12Bit: "gdcm",
     JPEGLossless: "gdcm",
     JPEGLosslessSV1: "gdcm",
 }
+BY_GDCM = ("1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55", JPEGExtended12Bit)  # processes 6/8, 10/12, 2/4
 JPEG_XL = {
     "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
     "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
     "1.2.840.10008.1.2.4.112": "JPEG XL",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """How the frames of one file are encoded; parsed once, because a header of a thousand frames is slow."""
-
-    decoder: Decoder
-    options: dict[str, Any]
-    offset: int
 
 
 def syntax_name(syntax: str) -> str:
@@ -71,7 +66,7 @@ def syntax_name(syntax: str) -> str:
 
 def can_decode(syntax: str) -> bool:
     uid = UID(syntax)
-    return uid in PLUGINS or (uid.is_transfer_syntax and not uid.is_private and not uid.is_compressed)
+    return uid in PLUGINS or uid in BY_GDCM or (uid.is_transfer_syntax and not uid.is_private and not uid.is_compressed)
 
 
 def read_frame(path: Path, frame: int | None) -> NDArray[np.integer]:
@@ -81,44 +76,69 @@ def read_frame(path: Path, frame: int | None) -> NDArray[np.integer]:
     """
     try:
         with quiet_parsing():
-            layout = _layout(path, path.stat().st_mtime_ns)
-            if layout is None:
-                return _deflated(path, frame)
-            return _decode(path, frame or 0, layout)
+            return _reader(path, path.stat().st_mtime_ns)(frame or 0)
     except (*MALFORMED, RuntimeError) as error:
         detail = " ".join(str(error).split())
         which = "" if frame is None else f", frame {frame + 1}"
         raise DecodeError(f"{path}{which}: the pixel data cannot be decoded ({detail}); copy the file again") from error
 
 
-def _decode(path: Path, frame: int, layout: _Layout) -> NDArray[np.integer]:
-    with path.open("rb") as file:
-        file.seek(layout.offset)
-        syntax = UID(layout.options["transfer_syntax_uid"])
-        array, _ = layout.decoder.as_array(
-            file, index=frame, raw=True, decoding_plugin=PLUGINS.get(syntax, ""), **layout.options
-        )
-    return array
-
-
-@lru_cache(maxsize=4)
-def _layout(path: Path, modified: int) -> _Layout | None:
+@lru_cache(maxsize=2)
+def _reader(path: Path, modified: int) -> Callable[[int], NDArray[np.integer]]:
+    """Frame number -> pixels, for one file; kept, because parsing a header of a thousand frames is slow."""
     header = read_header(path)
     if header is None:
         raise DecodeError(f"{path}: no longer a DICOM file")
     syntax = header.transfer_syntax
     if not can_decode(syntax):
         raise DecodeError(f"{path}: no decoder for {syntax_name(syntax)}; convert it to a lossless transfer syntax")
+    if syntax in BY_GDCM:
+        return _gdcm_frames(path).__getitem__
+    decoder = get_decoder(syntax)
     if syntax.is_deflated:
-        return None
+        dataset = dcmread(path)
+        return lambda frame: decoder.as_array(dataset, index=frame, raw=True)[0]
     if header.pixels is None:
         raise DecodeError(f"{path}: has no pixel data")
     given = {"transfer_syntax_uid": syntax, "pixel_keyword": header.pixels.keyword, "pixel_vr": header.pixels.vr}
-    options = as_pixel_options(header.dataset, **given)
-    options["pixel_keyword"] = header.pixels.keyword
-    return _Layout(get_decoder(syntax), options, header.pixels.offset)
+    options = as_pixel_options(header.dataset, **given) | given
+    return partial(_decode_at, path, header.pixels.offset, decoder, PLUGINS.get(syntax, ""), options)
 
 
-def _deflated(path: Path, frame: int | None) -> NDArray[np.integer]:
-    dataset = dcmread(path)
-    return get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, index=frame or 0, raw=True)[0]
+def _decode_at(
+    path: Path, offset: int, decoder: Decoder, plugin: str, options: dict[str, Any], frame: int
+) -> NDArray[np.integer]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return decoder.as_array(file, index=frame, raw=True, decoding_plugin=plugin, **options)[0]
+
+
+def _gdcm_frames(path: Path) -> NDArray[np.integer]:
+    """(frames, rows, columns) of a whole file, as GDCM reads it."""
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    with _silent_stderr():
+        readable = reader.Read()
+        image = reader.GetImage()
+        buffer = image.GetBuffer() if readable else ""
+    if not buffer:
+        raise ValueError("GDCM finds no image")
+    size = list(image.GetDimensions())
+    dtype = np.dtype(image.GetPixelFormat().GetScalarTypeAsString().lower())
+    return np.frombuffer(buffer.encode("utf-8", "surrogateescape"), dtype).reshape(-1, size[1], size[0])
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """GDCM's JPEG library tries 8 bits first and prints that the data have 12, for every slice."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)

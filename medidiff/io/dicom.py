@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 
 from medidiff.errors import DicomError, GeometryError, InputError
 from medidiff.io.decode import read_frame
-from medidiff.io.enhanced import copied, flatten
+from medidiff.io.enhanced import copied, flatten, is_multi_frame
 from medidiff.io.headers import MALFORMED, quiet_parsing, read_header, sop_class, text
 from medidiff.io.quality import CT_CLASSES, assemble
 from medidiff.io.series import Instance, Series, geometry, instance, stacks
@@ -47,7 +47,7 @@ TAGS = [
 
 @dataclass(frozen=True)
 class Folder:
-    """What a path holds; `ignored` counts files that are not DICOM, `damaged` are (file, reason)."""
+    """What a path holds; `ignored` counts files that are not DICOM images, `damaged` names each file and its fault."""
 
     series: tuple[Series, ...]
     ignored: int
@@ -68,17 +68,21 @@ def scan(path: Path, *, progress: Progress = silent) -> Folder:
     files = [path] if path.is_file() else sorted(_files(path))
     found: list[Instance] = []
     damaged: list[tuple[Path, str]] = []
+    unreadable: Counter[Path] = Counter()
     ignored = 0
     for done, file in enumerate(files, start=1):
         try:
             instances = _read_instances(file)
         except (DicomError, OSError) as error:
             damaged.append((file, str(error)))
+            unreadable[file.parent] += 1
         else:
             found += instances
             ignored += not instances
+            if instances and not instances[0].whole:
+                damaged.append((file, f"{file}: cut short, the pixel data are missing or incomplete; copy it again"))
         progress(done, len(files))
-    return Folder(_assemble(found, [file for file, _ in damaged]), ignored, tuple(damaged))
+    return Folder(tuple(_series(found, unreadable)), ignored, tuple(damaged))
 
 
 def open_series(series: Series, *, allow_gaps: bool = False) -> DicomSource:
@@ -174,32 +178,29 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _read_instances(file: Path) -> list[Instance]:
-    """One instance per slice of a file; [] when it is not DICOM. Raises DicomError for a damaged file."""
+    """One instance per slice of a file; [] when it is not DICOM. Raises DicomError for a malformed header."""
     header = read_header(file, TAGS)
     if header is None:
         return []
-    dataset = header.dataset
+    dataset, syntax = header.dataset, str(header.transfer_syntax)
     try:
         with quiet_parsing():
-            is_ct = sop_class(dataset) in CT_CLASSES
-            if is_ct and header.pixels is None and not header.transfer_syntax.is_deflated:
-                raise DicomError(f"{file}: has no pixel data, perhaps cut short; copy it again")
-            frames = flatten(dataset) if is_ct else [dataset]
-            several = "PerFrameFunctionalGroupsSequence" in dataset and is_ct
-            return [
-                instance(file, k if several else None, frame, str(header.transfer_syntax))
-                for k, frame in enumerate(frames)
-            ]
+            if sop_class(dataset) not in CT_CLASSES:
+                return [instance(file, None, dataset, syntax, whole=True)]
+            whole = header.whole and (header.pixels is not None or header.transfer_syntax.is_deflated)
+            if not is_multi_frame(dataset):
+                return [instance(file, None, dataset, syntax, whole)]
+            return [instance(file, k, frame, syntax, whole) for k, frame in enumerate(flatten(dataset))]
     except MALFORMED as error:
         raise DicomError(f"{file}: malformed header ({' '.join(str(error).split())}); copy it again") from error
 
 
-def _assemble(found: list[Instance], damaged: list[Path]) -> tuple[Series, ...]:
-    """Series of all instances; a damaged file counts against every stack that has a file beside it."""
-    folders = Counter(file.parent for file in damaged)
-    return tuple(
-        assemble(stack, sum(folders[parent] for parent in {i.path.parent for i in stack})) for stack in stacks(found)
-    )
+def _series(found: list[Instance], unreadable: Counter[Path]) -> Iterator[Series]:
+    """The series of all instances; an unreadable file counts against every series that has a file beside it."""
+    for stack in stacks(found):
+        whole = tuple(i for i in stack if i.whole)
+        beside = sum(unreadable[parent] for parent in {i.path.parent for i in stack})
+        yield assemble(whole or stack, len(stack) - len(whole) + beside)
 
 
 def _first_fault(folder: Folder, chosen: list[Series]) -> str:

@@ -11,9 +11,6 @@ from __future__ import annotations
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
-
-MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 CLASSIC_NAMES = {
     "FrameType": "ImageType",
@@ -27,9 +24,13 @@ ABOUT_FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSeque
 ABOUT_OTHER_IMAGES = ("DerivationImageSequence", "ReferencedImageSequence", "ConversionSourceAttributesSequence")
 
 
+def is_multi_frame(dataset: Dataset) -> bool:
+    return "PerFrameFunctionalGroupsSequence" in dataset
+
+
 def flatten(dataset: Dataset) -> list[Dataset]:
     """One classic header per frame; the header itself, alone, where there are no functional groups."""
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
+    if not is_multi_frame(dataset):
         return [dataset]
     shared = copied(dataset)
     for keyword in ABOUT_FRAMES:

@@ -60,10 +60,14 @@ class PixelElement:
 
 @dataclass(frozen=True, eq=False)
 class FileHeader:
-    """Everything before the pixel data; `pixels` is None where there are none (or the file is deflated)."""
+    """Everything before the pixel data; `pixels` is None where there are none, or the file is deflated.
+
+    `whole` is False when the file ends before its pixel data do.
+    """
 
     dataset: FileDataset
     pixels: PixelElement | None
+    whole: bool = True
 
     @property
     def transfer_syntax(self) -> UID:
@@ -73,7 +77,7 @@ class FileHeader:
 def read_header(path: Path, tags: Sequence[str] | None = None) -> FileHeader | None:
     """The header of a file, or only some `tags` of it; None for what is not DICOM (and for a DICOMDIR).
 
-    Raises DicomError for a DICOM file that is malformed or cut short.
+    Raises DicomError for a header that is malformed.
     """
     with path.open("rb") as file:
         bare = _is_bare(file)
@@ -82,18 +86,16 @@ def read_header(path: Path, tags: Sequence[str] | None = None) -> FileHeader | N
         file.seek(0)
         try:
             with quiet_parsing():
-                dataset = dcmread(
-                    file, stop_before_pixels=True, specific_tags=None if tags is None else list(tags), force=bare
-                )
+                only = None if tags is None else list(tags)
+                dataset = dcmread(file, stop_before_pixels=True, specific_tags=only, force=bare)
             header = _locate_pixels(file, dataset)
         except MALFORMED as error:
-            raise DicomError(
-                f"{path}: not readable as DICOM ({' '.join(str(error).split())}); copy it again"
-            ) from error
+            if bare:
+                return None
+            detail = " ".join(str(error).split())
+            raise DicomError(f"{path}: not readable as DICOM ({detail}); copy it again") from error
         if sop_class(dataset) == MediaStorageDirectoryStorage or (bare and "SOPClassUID" not in dataset):
             return None
-        if header.pixels and not _is_whole(file, header.pixels):
-            raise DicomError(f"{path}: cut short, the pixel data end before their declared length; copy it again")
         return header
 
 
@@ -176,7 +178,8 @@ def _locate_pixels(file: BinaryIO, dataset: FileDataset) -> FileHeader:
         vr, (length,) = "OW", struct.unpack(order + "L", head[4:])
     else:
         vr, (length,) = head[4:6].decode("ascii"), struct.unpack(order + "L", file.read(4))
-    return FileHeader(dataset, PixelElement(keyword, vr, file.tell(), length))
+    pixels = PixelElement(keyword, vr, file.tell(), length)
+    return FileHeader(dataset, pixels, _is_whole(file, pixels))
 
 
 def _is_whole(file: BinaryIO, pixels: PixelElement) -> bool:

@@ -166,19 +166,26 @@ def _duplicates(stack: tuple[Instance, ...]) -> str:
     return f"{count} (at {positions[same[0]]:.2f} mm along the normal): keep one slice per position"
 
 
+def _cut_short(stack: tuple[Instance, ...]) -> str:
+    return "" if any(i.whole for i in stack) else "the pixel data are missing or incomplete: copy the files again"
+
+
 FAULTS: tuple[Callable[[tuple[Instance, ...]], str], ...] = (
     _wrong_class,
     _localizer,
     _not_hu,
     _colour,
     _undecodable,
+    _cut_short,
     _misplaced,
     _duplicates,
 )
 
 
 def _damaged(damaged: int) -> str:
-    return f"{damaged} file{'s' * (damaged > 1)} of the series cannot be read" if damaged else ""
+    if not damaged:
+        return ""
+    return f"{damaged} file{'s' * (damaged > 1)} of the series cannot be read (--allow-gaps processes the others)"
 
 
 def _gaps(place: Geometry) -> str:

@@ -61,6 +61,7 @@ class Instance:
     real_world_unit: str
     reconstruction: str
     lossy: bool
+    whole: bool  # False when the file ends before its pixel data do
 
     @property
     def has_place(self) -> bool:
@@ -105,7 +106,7 @@ class Series:
         return not self.reason
 
 
-def instance(path: Path, frame: int | None, header: Dataset, transfer_syntax: str) -> Instance:
+def instance(path: Path, frame: int | None, header: Dataset, transfer_syntax: str, whole: bool) -> Instance:
     """What a classic (or flattened) header says about its slice."""
     rwv = [m for m in header.get("RealWorldValueMappingSequence") or () if "MeasurementUnitsCodeSequence" in m]
     units = [unit for m in rwv for unit in m.MeasurementUnitsCodeSequence]
@@ -140,6 +141,7 @@ def instance(path: Path, frame: int | None, header: Dataset, transfer_syntax: st
         real_world_unit=text(units[0], "CodeValue") if units else "",
         reconstruction=" ".join(" ".join(texts(header, word)) for word in words),
         lossy=text(header, "LossyImageCompression") == "01",
+        whole=whole,
     )
 
 
