@@ -7,7 +7,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,6 +22,19 @@ def shared_data() -> Path:
     if not (folder / "splits.csv").exists():
         pytest.skip(f"REAL SCANS NOT FOUND at {folder}: set MEDIDIFF_SHARED to the folder that holds splits.csv")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_nifti_scan() -> Callable[..., Path]:
+    """Writes (slices, rows, columns) of HU as a NIfTI file: `write_nifti_scan(path, array, spacing_mm=(5, 1, 1))`."""
+
+    def write(path: Path, array: NDArray[np.floating], spacing_mm: tuple[float, float, float] = (5, 1, 1)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        affine = np.diag([-spacing_mm[2], -spacing_mm[1], spacing_mm[0], 1.0])
+        nib.save(nib.Nifti1Image(array.transpose(2, 1, 0).astype(np.float32), affine), path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +54,65 @@ def system_tool() -> Callable[[str], str]:
         pytest.skip(message)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file whose network is small, random and of visible effect."""
+    import torch
+
+    from medidiff.model import Architecture, Card, build, save
+    from medidiff.scaling import LinearScaling
+
+    architecture = Architecture(widths=(8, 16), blocks=(1, 1))
+    denoiser = build(architecture)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weights in denoiser.parameters():
+            weights.copy_(0.1 * torch.randn(weights.shape, generator=generator))
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save(path, denoiser, architecture, LinearScaling(), Card(name="tiny", summary="random weights, for tests"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_series() -> Callable[..., Path]:
+    """Writes a synthetic CT series, a noisy disc of water in air, and returns its folder."""
+    import numpy as np
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    def write(folder: Path, *, n: int = 5, size: int = 48, kernel: str = "B40f", seed: int = 0, **tags: object) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        uids = {key: generate_uid(entropy_srcs=[key, kernel, str(seed)]) for key in ("series", "study", "frame")}
+        random = np.random.default_rng(seed)
+        y, x = np.mgrid[:size, :size] - (size - 1) / 2
+        for k in range(n):
+            hu = np.where(x**2 + y**2 < (0.4 * size) ** 2, 40, -1000) + random.normal(0, 20, (size, size))
+            image = Dataset()
+            image.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+            image.SOPInstanceUID = generate_uid(entropy_srcs=[uids["series"], str(k)])
+            image.SeriesInstanceUID, image.StudyInstanceUID = uids["series"], uids["study"]
+            image.FrameOfReferenceUID = uids["frame"]
+            image.Modality, image.ConvolutionKernel = "CT", kernel
+            image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+            image.PatientName = image.PatientID = "SYNTHETIC"
+            image.SeriesNumber, image.InstanceNumber, image.SliceThickness = 2, k + 1, 2
+            image.ImagePositionPatient, image.ImageOrientationPatient = [0, 0, 2 * k], [1, 0, 0, 0, 1, 0]
+            image.PixelSpacing, image.RescaleSlope, image.RescaleIntercept = [0.8, 0.8], 1, -1024
+            image.RescaleType, image.KVP = "HU", 120
+            image.Rows = image.Columns = size
+            image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+            image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
+            image.PixelData = np.clip(np.rint(hu + 1024), 0, 4095).astype(np.uint16).tobytes()
+            image["PixelData"].VR = "OW"
+            for keyword, value in tags.items():
+                setattr(image, keyword, value)
+            image.file_meta = FileMetaDataset()
+            image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+            image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+            image.save_as(folder / f"IM{k:04d}", enforce_file_format=True)
+        return folder
+
+    return write

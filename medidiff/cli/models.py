@@ -1,5 +1,98 @@
+"""`medidiff models`: what models there are, and the card of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from medidiff import DISCLAIMER
+
+if TYPE_CHECKING:
+    from medidiff.model import Model
+
+HASH_DIGITS = 12
+
+
+def models(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="An embedded model or a model file; with one name its card is shown.")
+    ] = None,
+) -> None:
+    """List the models that come with medidiff (and files you name), or show the card of one."""
+    from medidiff.model import embedded, load
+
+    if name is not None and len(name) == 1:
+        _show(load(name[0]))
+        return
+    known = embedded()
+    paths = known | {given: known.get(given, Path(given)) for given in name or []}
+    _list({given: (load(given), path) for given, path in paths.items()})
+
+
+def _list(found: dict[str, tuple[Model, Path]]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    if not found:
+        console.print("no model is embedded in this installation: give a file, medidiff models FILE")
+        return
+    table = Table(title=f"Models ({DISCLAIMER})", title_justify="left")
+    for heading in ("name", "modality", "MB", "slab", "sha256", "summary"):
+        table.add_column(heading, justify="right" if heading in ("MB", "slab") else "left", overflow="fold")
+    for name, (model, path) in found.items():
+        size = f"{path.stat().st_size / 1e6:.1f}" if path.exists() else ""
+        card = model.card
+        cells = (name, card.modality, size, str(model.slab), model.sha256[:HASH_DIGITS], card.summary)
+        table.add_row(*map(escape, cells))
+    console.print(table)
+
+
+def _show(model: Model) -> None:
+    card = model.card
+    lines = {
+        "name": card.name,
+        "modality": f"{card.modality}, values in {model.scaling.unit}",
+        "summary": card.summary,
+        "sha256": model.sha256,
+        "network": f"{_parameters(model) / 1e6:.2f} M parameters, slab of {model.slab} slices, "
+        f"widths {', '.join(map(str, model.architecture.widths))}",
+        "trained on": "; ".join(card.data),
+        "low dose": card.simulated,
+        "training": _words(card.training),
+        "uncertainty": _words(card.uncertainty) or "not calibrated",
+    }
+    console = Console(highlight=False, soft_wrap=True)
+    for heading, text in lines.items():
+        if text:
+            console.print(f"[b]{heading}[/b]: {escape(text)}")
+    for heading, rows in (("measured", [_words(row) for row in card.metrics]), ("limits", list(card.limits))):
+        if rows:
+            console.print(f"[b]{heading}[/b]:")
+        for row in rows:
+            console.print(f"  - {escape(row)}")
+    console.print(f"({DISCLAIMER})")
+
+
+def _parameters(model: Model) -> int:
+    return sum(p.numel() for p in model.denoiser.parameters())
+
+
+def _words(values: dict[str, Any]) -> str:
+    """A mapping of the card as a line of text; nested mappings in brackets."""
+    parts = (f"{key.replace('_', ' ')} {_word(value)}" for key, value in values.items())
+    return ", ".join(parts)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({_words(value)})"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_word(v) for v in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    app.command()(models)

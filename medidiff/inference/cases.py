@@ -1,0 +1,240 @@
+"""What a path holds that can be reconstructed: DICOM series, or one NIfTI file.
+
+A case knows its name, what its noise is seeded by, and how to open its slices and the sinks for its results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from medidiff.errors import InputError
+from medidiff.inference.options import Mode
+from medidiff.inference.sinks import DicomSink, NiftiSink, Place, Sink
+from medidiff.io.derived import Derivation, DerivedWriter
+from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
+from medidiff.io.nifti import NiftiSource, is_nifti_name, open_nifti
+from medidiff.model import file_hash
+from medidiff.volume import SliceSource
+
+MAP_SLOPE_HU = 0.1  # an uncertainty map resolves a tenth of an HU, up to 3,276 HU
+MAP_WINDOW_HU = (25.0, 50.0)
+SERIES_NUMBER_OFFSETS = (1000, 2000)
+REASONS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How the results of one case are written; the second place is that of the uncertainty map."""
+
+    places: tuple[Place, ...]
+    series_uids: tuple[str | None, ...]
+    mode: Mode
+    description: str
+    transfer_syntax: str
+    deterministic_uids: bool
+
+
+class Case(Protocol):
+    """One scan of the input."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def folder(self) -> str:
+        """Name of the result's folder, NNN_modality_kernel."""
+
+    @property
+    def modality(self) -> str: ...
+    @property
+    def kernel(self) -> str: ...
+    @property
+    def series_uid(self) -> str | None: ...
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the input does."""
+
+    @property
+    def identity(self) -> str:
+        """What noise is seeded by, together with the user's seed."""
+
+    @property
+    def n_slices(self) -> int: ...
+    @property
+    def voxels_per_slice(self) -> int: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
+    def open(self) -> SliceSource: ...
+    def sinks(self, source: SliceSource, writing: Writing) -> list[Sink]: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """The cases of a path, in order, and a reason for each series that cannot be used."""
+
+    cases: tuple[Case, ...]
+    set_aside: tuple[str, ...] = ()
+
+
+def folder_name(index: int, modality: str, kernel: str) -> str:
+    """`NNN_modality_kernel`, safe on every file system."""
+    safe = re.sub(r"[^A-Za-z0-9.+-]+", "-", kernel).strip("-.")[:40] or "unknown"
+    return f"{index:03d}_{modality}_{safe}"
+
+
+@dataclass(frozen=True, eq=False)
+class DicomCase:
+    index: int
+    series: Series
+    allow_gaps: bool
+
+    @property
+    def modality(self) -> str:
+        return self.series.modality
+
+    @property
+    def kernel(self) -> str:
+        return self.series.kernel or ""
+
+    @property
+    def folder(self) -> str:
+        return folder_name(self.index, self.modality, self.kernel)
+
+    @property
+    def series_uid(self) -> str:
+        return self.series.uid
+
+    @property
+    def identity(self) -> str:
+        return self.series.uid
+
+    @property
+    def fingerprint(self) -> str:
+        slices = [(i.sop_instance_uid, i.frame, *_state(i.path)) for i in self.series.instances]
+        return hashlib.sha256(repr((self.series.uid, slices)).encode()).hexdigest()
+
+    @property
+    def n_slices(self) -> int:
+        return self.series.n_slices
+
+    @property
+    def voxels_per_slice(self) -> int:
+        return self.series.rows * self.series.columns
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return self.series.warnings
+
+    def open(self) -> DicomSource:
+        return open_series(self.series, allow_gaps=self.allow_gaps)
+
+    def sinks(self, source: SliceSource, writing: Writing) -> list[Sink]:
+        assert isinstance(source, DicomSource)
+        return [self._sink(source, writing, k) for k in range(len(writing.places))]
+
+    def _sink(self, source: DicomSource, writing: Writing, k: int) -> DicomSink:
+        is_map = k == 1
+        what = "uncertainty (SD)" if is_map else writing.mode
+        writer = DerivedWriter(
+            source,
+            writing.places[k].work,
+            Derivation(
+                writing.description + (", standard deviation map" if is_map else ""),
+                series_description_suffix=f"medidiff {what}",
+                comments="Standard deviation in HU" if is_map else "",
+                window=MAP_WINDOW_HU if is_map else None,
+            ),
+            series_number_offset=SERIES_NUMBER_OFFSETS[k],
+            transfer_syntax=writing.transfer_syntax,
+            deterministic_uids=source.series.instances[0].sop_instance_uid if writing.deterministic_uids else None,
+            series_uid=writing.series_uids[k],
+            rescale=(MAP_SLOPE_HU, 0.0) if is_map else None,
+        )
+        return DicomSink(writing.places[k], writer)
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiCase:
+    source: NiftiSource
+    fingerprint: str
+    index: int = 1
+    modality: str = "CT"
+    kernel: str = "nifti"
+    series_uid: None = None
+    folder: str = folder_name(1, "CT", "nifti")
+
+    @property
+    def identity(self) -> str:
+        return self.fingerprint
+
+    @property
+    def n_slices(self) -> int:
+        return self.source.geometry.n_slices
+
+    @property
+    def voxels_per_slice(self) -> int:
+        rows, columns = self.source.geometry.matrix
+        return rows * columns
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        if self.source.is_oriented:
+            return ()
+        return ("the file does not say where left and right are (its form codes are 0)",)
+
+    def open(self) -> NiftiSource:
+        return self.source
+
+    def sinks(self, source: SliceSource, writing: Writing) -> list[Sink]:
+        return [NiftiSink(place, self.source, is_map=k == 1) for k, place in enumerate(writing.places)]
+
+
+def find_cases(path: Path, *, series: str | None = None, allow_gaps: bool = False) -> Found:
+    """Every usable series of `path`, or the one named.
+
+    Raises InputError, with the reasons, where there is none.
+    """
+    if path.is_file() and is_nifti_name(path):
+        if series is not None:
+            raise InputError(f"{path}: a NIfTI file has no series to choose from: leave --series out")
+        return Found((NiftiCase(open_nifti(path), file_hash(path)),))
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    return _dicom_cases(path, scan(path), series, allow_gaps)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of the last change."""
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _dicom_cases(path: Path, folder: Folder, uid: str | None, allow_gaps: bool) -> Found:
+    """A series whose only fault is missing slices was asked for as well: without `allow_gaps` it fails by name."""
+    chosen = [series for series in folder.series if uid in (None, series.uid)]
+    wanted = [series for series in chosen if series.usable or series.reason == series.gaps]
+    if not wanted:
+        raise InputError(_nothing(path, folder, chosen, uid))
+    cases = tuple(DicomCase(k, series, allow_gaps) for k, series in enumerate(wanted, start=1))
+    return Found(cases, tuple(_label(series) for series in chosen if series not in wanted))
+
+
+def _nothing(path: Path, folder: Folder, chosen: Sequence[Series], uid: str | None) -> str:
+    if uid is not None and not chosen:
+        return f"{path}: none of its {len(folder.series)} series has the UID of --series; see medidiff inspect"
+    reasons = [_label(series) for series in chosen] + [reason for _, reason in folder.damaged]
+    if reasons:
+        more = f"; and {len(reasons) - REASONS_SHOWN} more" if len(reasons) > REASONS_SHOWN else ""
+        return f"{path}: no usable CT series: {'; '.join(reasons[:REASONS_SHOWN])}{more}"
+    if folder.ignored:
+        return f"{path}: no CT series, its {folder.ignored} files are not DICOM images; give a DICOM folder or a NIfTI"
+    return f"{path}: holds no files; give a DICOM folder or a NIfTI file"
+
+
+def _label(series: Series) -> str:
+    return f"{series.modality} series of {series.n_slices} slices: {series.reason}"

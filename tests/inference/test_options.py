@@ -1,0 +1,45 @@
+"""Options: what a mode does not use is refused by name, and every fault is told at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medidiff.errors import UsageError
+from medidiff.inference.options import Options
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"steps": 5}, "--steps is not used by --mode quantitative, only by texture and uncertainty: leave it out"),
+        ({"seed": 1}, "--seed is not used by --mode quantitative"),
+        ({"sampler": "heun"}, "--sampler is not used by --mode quantitative"),
+        ({"cfg_scale": 1.0}, "--cfg-scale is not used by --mode quantitative"),
+        ({"mode": "texture", "draws": 4}, "--draws is not used by --mode texture, only by uncertainty"),
+        ({"mode": "sharp"}, "--mode: 'sharp' is not a mode: choose one of quantitative, texture, uncertainty"),
+        ({"mode": "texture", "sampler": "foo"}, "--sampler: 'foo' is not a sampler: choose one of ddpm, ddim, plms"),
+        ({"strength": 101}, "--strength: 101 was given, but input should be less than or equal to 100"),
+        ({"mode": "texture", "steps": 0}, "--steps: 0 was given"),
+        ({"mode": "uncertainty", "draws": 1}, "--draws: 1 was given, but input should be greater than or equal to 2"),
+        ({"transfer_syntax": "jpeg"}, "--transfer-syntax: 'jpeg' is not offered: choose one of explicit, jpegls, j2k"),
+    ],
+)
+def test_a_wrong_option_is_named(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Options.of(**values)
+    assert sentence in str(caught.value)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(UsageError, match=r"--strength.*--device"):
+        Options.of(strength=-1, device=3)
+
+
+def test_parameters_hold_defaults_and_only_what_is_used() -> None:
+    """What is recorded, and decides whether a run continues another, are the values in effect."""
+    assert Options().parameters() == {"mode": "quantitative", "strength": 100.0}
+    texture = {"mode": "texture", "strength": 50.0, "steps": 6, "sampler": "dpmpp_2m", "cfg_scale": 1.0, "seed": 0}
+    assert Options(mode="texture", strength=50).parameters() == texture
+    assert Options(mode="texture", strength=50, steps=6, seed=0).parameters() == texture
