@@ -84,7 +84,7 @@ def test_the_noise_is_what_the_dose_says(hu):
 
 
 def test_low_and_full_dose_are_one_acquisition(hu):
-    """The inserted noise is independent of the full dose's, with 3 times its variance and electronic noise (Yu 2012)."""
+    """The inserted noise is independent of the full dose's, with 3 times its variance and electronic noise (Yu)."""
     trunk = (slice(None), slice(150, 370), slice(90, 420))
     full = (hu["full_dose"] - hu["noise_free"])[trunk].ravel()
     inserted = (hu["low_dose"] - hu["full_dose"])[trunk].ravel()
