@@ -104,6 +104,10 @@ _TYPE_2 = [
 ]
 
 
+# Body parts of which there is one (PS3.16 Annex L): Laterality, type 2C, is not wanted for them.
+_UNPAIRED = "HEAD SKULL BRAIN NECK CHEST ABDOMEN PELVIS CSPINE TSPINE LSPINE HEART LIVER PANCREAS WHOLEBODY".split()  # noqa: SIM905
+
+
 @dataclass(frozen=True)
 class Derivation:
     """What was done to a series, in the words that its header will carry.
@@ -277,7 +281,9 @@ class DerivedWriter:
 
     def _complete(self, dataset: Dataset) -> None:
         missing = [keyword for keyword in _TYPE_2 if keyword not in dataset]
-        if not text(dataset, "BodyPartExamined") and not {"Laterality", "ImageLaterality"} & set(dataset.dir()):
+        if text(dataset, "BodyPartExamined") not in _UNPAIRED and not {"Laterality", "ImageLaterality"} & set(
+            dataset.dir()
+        ):
             missing.append("Laterality")  # type 2C: the body part may be one of a pair
         for keyword in missing:
             setattr(dataset, keyword, None)

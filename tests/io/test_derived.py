@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import resource
 import subprocess
-import sys
-import textwrap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +17,8 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from medidiff.errors import OutputError, UsageError
 from medidiff.io.blank import BlankSource
-from medidiff.io.derived import Derivation, DerivedWriter
+from medidiff.io.derived import Derivation, DerivedWriter, write_whole
+from medidiff.io.dicom import open_series, scan
 from medidiff.volume import Geometry, Volume
 
 DERIVATION = Derivation("model ct-1 (hash 0123), quantitative, 4 evaluations, seed 0", "medidiff quantitative")
@@ -265,21 +264,14 @@ def test_an_unwritable_output_is_one_sentence(tmp_path: Path, source: HeaderInMe
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     """RLIMIT_FSIZE stops the write in the middle of the file, as a full disk does."""
-    program = textwrap.dedent(f"""
-        import resource
-        from pathlib import Path
-        from medidiff.errors import OutputError
-        from medidiff.io.derived import write_whole
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        try:
-            write_whole(Path({str(tmp_path / "out" / "0001.dcm")!r}), bytes(5000))
-        except OutputError as error:
-            print(error)
-    """)
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "0001.dcm: cannot be written (File too large)" in result.stdout
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"0001\.dcm: cannot be written \(File too large\)"):
+            write_whole(tmp_path / "out" / "0001.dcm", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "out").iterdir()) == []
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
 def verify(tool: str, *files: Path) -> Counter[str]:
@@ -352,6 +344,31 @@ def test_real_series_gain_no_error(
         np.testing.assert_array_equal(pydicom.dcmread(after).pixel_array, source.stored(index))
     dcentvfy = system_tool("dcentvfy")
     assert verify(dcentvfy, *source.files, *results) - verify(dcentvfy, *source.files) == Counter()
+
+
+@pytest.mark.parametrize("name", ["enhanced_ct/24x38x3", "enhanced_ct/ct-3slice", "siemens_mct_j2k"])
+def test_multi_frame_and_headers_without_uids_become_classic_slices(
+    name: str, tmp_path: Path, shared_data: Path, system_tool: Callable[[str], str]
+) -> None:
+    """Enhanced and legacy converted frames, and a source that dciodvfy cannot even name, give valid classic CT."""
+    found = [series for series in scan(shared_data / "interop" / name).series if series.usable]
+    assert found
+    for series in found:
+        source = open_series(series)
+        writer = DerivedWriter(source, tmp_path / series.uid, DERIVATION)
+        before, after = [], []
+        for index in (0, 1):
+            after.append(writer.write(index, source.read(index)))
+            before.append(series.instances[index].path)
+            written_, old = (verify(system_tool("dciodvfy"), paths[-1]) for paths in (after, before))
+            assert written_ - old == Counter()
+            dataset = pydicom.dcmread(after[-1])
+            np.testing.assert_array_equal(dataset.pixel_array, source.stored(index))
+            np.testing.assert_allclose(dataset.ImagePositionPatient, source.geometry.origins_mm[index], atol=1e-6)
+            frame = dataset.SourceImageSequence[0].get("ReferencedFrameNumber")
+            assert frame == source.source_reference(index)[2]
+        dcentvfy, paths = system_tool("dcentvfy"), sorted(set(before))
+        assert verify(dcentvfy, *paths, *after) - verify(dcentvfy, *paths) == Counter()
 
 
 def test_a_series_of_nobody_is_valid(tmp_path: Path, system_tool: Callable[[str], str]) -> None:

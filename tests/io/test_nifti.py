@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
 import nibabel as nib
@@ -218,14 +217,13 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     """RLIMIT_FSIZE stops the write in the middle of the file, as a full disk does; an older file stays whole."""
     saved(tmp_path / "a.nii", body())
     before = (tmp_path / "a.nii").read_bytes()
-    program = (
-        "import resource, sys\nfrom pathlib import Path\nfrom medidiff.errors import OutputError\n"
-        "from medidiff.io.nifti import open_nifti, write_nifti\npath = Path(sys.argv[1])\nsource = open_nifti(path)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
-        "try:\n    write_nifti(path, source, source)\nexcept OutputError as error:\n    print(error)\n"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path / "a.nii")]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "cannot be written (File too large)" in result.stdout
+    source = open_nifti(tmp_path / "a.nii")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written \(File too large\)"):
+            write_nifti(tmp_path / "a.nii", source, source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "a.nii").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
