@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from medidiff.config import Settings
@@ -128,7 +128,7 @@ def build(architecture: Architecture) -> Denoiser:
 
 
 def save(path: Path, denoiser: Denoiser, architecture: Architecture, scaling: LinearScaling, card: Card) -> str:
-    """Write float16 weights with card to `path` (atomically); returns the file's SHA-256."""
+    """Write float16 weights with card to `path` (atomically); returns the file's SHA-256, which is reproducible."""
     weights = {k: v.detach().to(torch.float16).contiguous().cpu() for k, v in denoiser.state_dict().items()}
     metadata = {
         "format": FORMAT,
@@ -137,9 +137,17 @@ def save(path: Path, denoiser: Denoiser, architecture: Architecture, scaling: Li
         "card": card.model_dump_json(),
     }
     temporary = path.with_name(f".{path.name}.partial")
-    save_file(weights, temporary, metadata=metadata)
+    temporary.write_bytes(_canonical(serialise(weights, metadata=metadata)))
     os.replace(temporary, path)
     return file_hash(path)
+
+
+def _canonical(file: bytes) -> bytes:
+    """A safetensors file with its header in sorted order: the library writes the metadata in a random one."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[8 + size :]
 
 
 def load(name: str | Path) -> Model:

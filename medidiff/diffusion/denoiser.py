@@ -129,11 +129,12 @@ class Denoiser(nn.Module):
     def _evaluate(self, state: Tensor, ratio: Tensor | None, y: Tensor, r: Tensor, cond: Condition) -> Tensor:
         images = squash((cond.slab - local_mean(cond.y)) / _over(cond.r, y))
         known = (~cond.null).to(state.dtype)
+        images = torch.where(_over(cond.null, images), torch.zeros_like(images), images)  # not `* 0`: NaN would leak
+        colour = torch.where(cond.null[:, None], torch.zeros_like(cond.colour), cond.colour)
         is_mean = torch.ones_like(r) if ratio is None else torch.isinf(ratio).to(state.dtype)
         log_ratio = torch.zeros_like(r) if ratio is None else torch.nan_to_num(torch.log(ratio), posinf=0.0)
-        colour = cond.colour * known[:, None]
         features = torch.stack([log_ratio / 2, is_mean, 1 - known, colour[:, 0], colour[:, 1]], dim=1)
-        stacked = torch.cat([state, images * _over(known, y)], dim=1)
+        stacked = torch.cat([state, images], dim=1)
         if stacked.ndim == 4:
             stacked = stacked.contiguous(memory_format=torch.channels_last)
         return self.network(stacked, features)
