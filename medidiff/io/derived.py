@@ -442,9 +442,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Raises OutputError for any operating system error inside the block.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp")  # one name: what a killed run left is used up by the next
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
@@ -478,7 +479,7 @@ def require_free(target: Path, overwrite: bool) -> None:
     if not target.is_dir():
         raise OutputError(f"{target}: a folder is to be written here, but this is a file; choose another name")
     names = [path.name for path in target.iterdir()]
-    if others := [name for name in names if not re.fullmatch(r"\d{4,}\.dcm", name)]:
+    if others := [name for name in names if not re.fullmatch(r"\d{4,}\.dcm|\.\d{4,}\.dcm\.tmp", name)]:
         raise OutputError(f"{target}: the folder holds other files ({others[0]} ...); choose a new folder")
     if names and not overwrite:
         raise OutputError(f"{target}: exists already with {len(names)} slices; add --overwrite to replace it")

@@ -274,6 +274,13 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_what_a_killed_run_left_is_used_up_by_the_next(tmp_path: Path) -> None:
+    """kill -9 cannot clean up; its temporary file must neither stay nor stand in the way."""
+    (tmp_path / ".0001.dcm.tmp").write_bytes(b"half")
+    write_whole(tmp_path / "0001.dcm", b"whole")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("0001.dcm", b"whole")]
+
+
 def verify(tool: str, *files: Path) -> Counter[str]:
     """The error lines of a dicom3tools verifier."""
     result = subprocess.run([tool, *map(str, files)], capture_output=True, text=True, check=False)
