@@ -6,8 +6,9 @@ The trend is a second-order polynomial, the one-dimensional spectrum an average 
 `sum f NPS(f) / sum NPS(f)` of the latter. The integral of the two-dimensional spectrum is the variance.
 
 In a patient, regions are chosen where the *smoothed* image is flat: smoothing leaves anatomy and removes the noise,
-so the choice does not favour regions where the noise happens to be low. Each region's ring average is divided by its
-variance and the median over regions taken, so that a vessel in some of them does not count.
+so the choice does not favour regions where the noise happens to be low. They are tapered, so that slow changes of
+anatomy do not leak into high frequencies. Each region's ring average is divided by its variance and the median over
+regions taken, so that a vessel in some of them does not count.
 """
 
 from __future__ import annotations
@@ -59,10 +60,18 @@ def detrend(rois: NDArray[np.floating]) -> NDArray[np.float64]:
     return (flat - (flat @ basis) @ basis.T).reshape(rois.shape)
 
 
-def power_spectra(rois: NDArray[np.floating], pixel_mm: float) -> NDArray[np.float64]:
-    """(n, k, k) noise power of each region in HU^2 mm^2; zero frequency first."""
+def power_spectra(
+    rois: NDArray[np.floating], pixel_mm: float, taper: NDArray[np.floating] | float = 1.0
+) -> NDArray[np.float64]:
+    """(n, k, k) noise power of each region in HU^2 mm^2; zero frequency first. `taper` has unit mean square."""
     k = rois.shape[-1]
-    return pixel_mm**2 / k**2 * np.abs(np.fft.fft2(detrend(rois))) ** 2
+    return pixel_mm**2 / k**2 * np.abs(np.fft.fft2(detrend(rois) * taper)) ** 2
+
+
+def hann_taper(size: int) -> NDArray[np.float64]:
+    """(size, size) separable Hann window of unit mean square: leaves the power of white noise as it is."""
+    taper = np.outer(*[np.hanning(size + 2)[1:-1]] * 2)
+    return taper / np.sqrt((taper**2).mean())
 
 
 def ring_average(spectra: NDArray[np.floating], pixel_mm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -123,7 +132,7 @@ def region_spectrum(
     slices: NDArray[np.floating], corners: NDArray[np.intp], pixel_mm: float, size: int = ROI
 ) -> Spectrum:
     """Spectrum of the noise in regions of real slices, robust against what anatomy is left in some of them."""
-    spectra = power_spectra(cut(slices, corners, size), pixel_mm)
+    spectra = power_spectra(cut(slices, corners, size), pixel_mm, hann_taper(size))
     frequency, power = ring_average(spectra, pixel_mm)
     variance = np.maximum(spectra.sum((1, 2)), 1e-12) / (size * pixel_mm) ** 2
     level2 = float(np.median(variance))

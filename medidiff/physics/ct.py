@@ -40,6 +40,7 @@ FIXED_POINT = 16  # fraction bits of the bin index in backprojection
 NOISE_VIEWS = 576  # over half a turn
 VARIANCE_MATRIX = 128  # line integrals behind the noise level are smooth: projected from an image of about this size
 VARIANCE_VIEWS = 96
+GAIN_STEP = 1 / 32  # cycles a pixel between the gains of a measured kernel
 MARGIN = 2  # zeros around an image, so that interpolation at its rim needs no branch
 
 
@@ -108,16 +109,21 @@ class Kernel:
             of the image's spectrum are filled too, as sharp kernels do)
     order   power of the window: 2, 3, ... are smoother
     boost   lift of the high frequencies by edge-enhancing kernels
+    gains   `A` at 0, 1/32, 2/32, ... cycles a pixel, instead of the formula: a kernel that was measured
     """
 
     window: str = "hann"
     cutoff: float = 1.0
     order: float = 1.0
     boost: float = 0.0
+    gains: tuple[float, ...] = ()
 
     def response(self, cycles_per_pixel: Array) -> Array:
         """`A` at frequencies in cycles per image pixel."""
-        x = np.abs(cycles_per_pixel) / (0.5 * self.cutoff)
+        f = np.abs(cycles_per_pixel)
+        if self.gains:
+            return np.interp(f, np.arange(len(self.gains)) * GAIN_STEP, self.gains)
+        x = f / (0.5 * self.cutoff)
         shape = WINDOWS[self.window](np.minimum(x, 1)) ** self.order * (1 + self.boost * x**2)
         return np.where(x <= 1, shape, 0.0)
 
@@ -359,6 +365,11 @@ def smooth_line_integrals(hu: Array, pixel_mm: float, n_views: int, n_bins: int)
     return out
 
 
+def white_noise(matrix: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Unit white noise on the rebinned grid of an image, for `noise_from_white`."""
+    return generator.standard_normal((NOISE_VIEWS, _n_bins(*matrix)), dtype=np.float32)
+
+
 def noise_image(
     hu: NDArray[np.float32],
     pixel_mm: float,
@@ -376,12 +387,39 @@ def noise_image(
     By default it turns a noisy full-dose scan (`i0` photons a ray) into one of `dose_fraction`. With `full_dose`
     it is all the noise of a scan of `dose_fraction`, for noise-free slices; `dose_fraction` may then be 1.
     """
-    n_bins = _n_bins(*hu.shape)
+    return noise_from_white(
+        hu,
+        pixel_mm,
+        dose_fraction=dose_fraction,
+        i0=i0,
+        electronic_variance=electronic_variance,
+        kernel=kernel,
+        geometry=geometry,
+        white=white_noise((hu.shape[0], hu.shape[1]), generator),
+        full_dose=full_dose,
+    )
+
+
+def noise_from_white(
+    hu: NDArray[np.float32],
+    pixel_mm: float,
+    *,
+    dose_fraction: float,
+    i0: float,
+    electronic_variance: float,
+    kernel: Kernel,
+    geometry: FanGeometry,
+    white: NDArray[np.float32],
+    full_dose: bool = False,
+) -> NDArray[np.float32]:
+    """`noise_image` with its random numbers given: mixed between slices they correlate the noise along z."""
+    n_views, n_bins = white.shape
     s = bin_centres(n_bins, pixel_mm)
-    p = smooth_line_integrals(hu, pixel_mm, NOISE_VIEWS, n_bins)
+    p = smooth_line_integrals(hu, pixel_mm, n_views, n_bins)
     photons = (i0 * geometry.bowtie(s)).astype(np.float32)
-    rays = geometry.rays_per_cell(s, pixel_mm / SAMPLING, np.pi / NOISE_VIEWS).astype(np.float32)
+    rays = geometry.rays_per_cell(s, pixel_mm / SAMPLING, np.pi / n_views).astype(np.float32)
     variance = (total_variance if full_dose else inserted_variance)(p, dose_fraction, photons, electronic_variance)
-    noise = generator.standard_normal(p.shape, dtype=np.float32)
-    noise *= np.sqrt(variance / rays)
-    return _reconstruct(noise, kernel, hu.shape, n_bins) * np.float32(1000 / (MU_WATER_PER_MM * pixel_mm))
+    noise = white * np.sqrt(variance / rays)
+    return _reconstruct(noise, kernel, (hu.shape[0], hu.shape[1]), n_bins) * np.float32(
+        1000 / (MU_WATER_PER_MM * pixel_mm)
+    )

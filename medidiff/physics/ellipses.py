@@ -30,7 +30,9 @@ class Ellipse:
     phi: float = 0.0
 
 
-def integrals(ellipses: Sequence[Ellipse], theta: NDArray[np.floating], s_mm: NDArray[np.floating]) -> NDArray:
+def integrals(
+    ellipses: Sequence[Ellipse], theta: NDArray[np.floating], s_mm: NDArray[np.floating]
+) -> NDArray[np.float64]:
     """Exact integrals along the lines (theta, s), any shape that broadcasts; unit of `value` times mm."""
     total = np.zeros(np.broadcast_shapes(theta.shape, s_mm.shape))
     for e in ellipses:
@@ -40,7 +42,9 @@ def integrals(ellipses: Sequence[Ellipse], theta: NDArray[np.floating], s_mm: ND
     return total
 
 
-def image(ellipses: Sequence[Ellipse], matrix: tuple[int, int], pixel_mm: float, subsamples: int = 4) -> NDArray:
+def image(
+    ellipses: Sequence[Ellipse], matrix: tuple[int, int], pixel_mm: float, subsamples: int = 4
+) -> NDArray[np.float64]:
     """(rows, columns) mean over each pixel of the sum of ellipses, by `subsamples`^2 points a pixel."""
     rows, cols = ((np.arange(n * subsamples) - (n * subsamples - 1) / 2) * pixel_mm / subsamples for n in matrix)
     fine = np.zeros((rows.size, cols.size))
