@@ -24,6 +24,7 @@ BUNDLED = Path("data_samples") / "ct"
 LOW, RECONSTRUCTED, FULL, TRUTH = "low dose", "reconstructed", "full dose", "noise-free truth"
 FOLDERS = {LOW: "low_dose", FULL: "full_dose", TRUTH: "noise_free"}
 SHOWN = (("RMSE", "hu"), ("bias", "hu"), ("PSNR", "abdomen"), ("SSIM", "abdomen"))
+NAMES = {"RMSE": "RMSE, HU", "bias": "bias, HU", "PSNR": "PSNR, dB", "SSIM": "SSIM"}
 ZOOM = ((0.33, 0.64), (0.15, 0.46))  # rows, columns of the liver, as fractions of the slice
 
 
@@ -107,36 +108,34 @@ def write_table(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def _report(rows: Sequence[Row], places: Mapping[str, Path]) -> None:
-    console = Console(highlight=False, width=None)
+    from medidiff.metrics.image import PRESETS
+
+    console = Console(highlight=False)
     found = {(row.reference, row.method, row.metric, row.preset): row for row in rows}
     table = Table(title=f"Synthetic CT at a quarter of the dose ({DISCLAIMER})", title_style="bold")
     for heading in ("against", "metric", LOW, RECONSTRUCTED, TRUTH):
-        table.add_column(heading, justify="left" if heading in ("against", "metric") else "right")
+        table.add_column(heading, justify="left" if heading in ("against", "metric") else "right", no_wrap=True)
     for reference in (TRUTH, FULL):
         for metric, preset in SHOWN:
             cells = [found.get((reference, method, metric, preset)) for method in (LOW, RECONSTRUCTED, TRUTH)]
-            table.add_row(reference, _metric(metric, preset), *map(_cell, cells), end_section=metric == "SSIM")
+            first, last = metric == SHOWN[0][0], metric == SHOWN[-1][0]
+            table.add_row(reference if first else "", NAMES[metric], *map(_cell, cells), end_section=last)
     console.print(table)
+    window = PRESETS["abdomen"]
     console.print(
-        "Low and full dose share part of their noise: against the full dose nothing that removes noise can gain much "
-        "more than the last column, so judge by the upper half."
+        f"RMSE and bias over all HU, PSNR and SSIM in the window {window.low:g} to {window.high:g} HU. "
+        "Low and full dose share part of their noise: against the full dose nothing that removes noise can gain much more than the last "
+        "column, so judge by the upper half."
     )
     for name, place in places.items():
         console.print(f"{name}: {place}", soft_wrap=True, markup=False)
 
 
-def _metric(metric: str, preset: str) -> str:
-    from medidiff.metrics.image import PRESETS
-
-    names = {"RMSE": "RMSE, HU", "bias": "HU bias, HU", "PSNR": "PSNR, dB", "SSIM": "SSIM"}
-    window = PRESETS[preset]
-    return names[metric] + (f" (window {window.low:g} to {window.high:g})" if window.clip else "")
-
-
 def _cell(row: Row | None) -> str:
     if row is None:
         return "-"
-    return f"{row.value:.3f}" if row.metric == "SSIM" else f"{row.value:.2f}"
+    digits = 3 if row.metric == "SSIM" else 2
+    return f"{round(row.value, digits) + 0.0:.{digits}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def register(app: typer.Typer) -> None:
