@@ -124,8 +124,8 @@ def _report(rows: Sequence[Row], places: Mapping[str, Path]) -> None:
     window = PRESETS["abdomen"]
     console.print(
         f"RMSE and bias over all HU, PSNR and SSIM in the window {window.low:g} to {window.high:g} HU. "
-        "Low and full dose share part of their noise: against the full dose nothing that removes noise can gain much more than the last "
-        "column, so judge by the upper half."
+        "Low and full dose share part of their noise: against the full dose nothing that removes noise can gain much "
+        "more than the last column, so judge by the upper half."
     )
     for name, place in places.items():
         console.print(f"{name}: {place}", soft_wrap=True, markup=False)
