@@ -77,8 +77,8 @@ class _Run:
         if series.status != "done":
             try:
                 series = self._series(case, series)
-            except OutputError:
-                raise
+            except OutputError as error:
+                raise OutputError(f"{error}; what was finished is kept, the same command continues") from error
             except MedidiffError as error:
                 for name in series.folders:
                     Place(self.out, name).clean()
