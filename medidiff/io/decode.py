@@ -24,8 +24,12 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -39,34 +43,45 @@ from pydicom.uid import (
 from medidiff.errors import DecodeError
 from medidiff.io.headers import MALFORMED, quiet_parsing, read_header
 
-PLUGINS = {
-    JPEG2000Lossless: "pylibjpeg",
-    JPEG2000: "pylibjpeg",
-    HTJ2KLossless: "pylibjpeg",
-    HTJ2KLosslessRPCL: "pylibjpeg",
-    HTJ2K: "pylibjpeg",
-    JPEGLSLossless: "pyjpegls",
-    JPEGLSNearLossless: "pyjpegls",
-    RLELossless: "pylibjpeg",
-    JPEGBaseline8Bit: "gdcm",
-    JPEGLossless: "gdcm",
-    JPEGLosslessSV1: "gdcm",
+ALL_PLUGINS_FAILED = "Unable to decode as exceptions were raised by all available plugins: "  # pydicom; we ask one
+
+# Compressed syntaxes that are read: name, and pydicom's plugin ("" where GDCM reads the file itself).
+COMPRESSED = {
+    RLELossless: ("RLE lossless", "pylibjpeg"),
+    JPEGBaseline8Bit: ("JPEG baseline", "gdcm"),
+    JPEGExtended12Bit: ("JPEG extended", ""),
+    UID("1.2.840.10008.1.2.4.53"): ("JPEG process 6/8", ""),
+    UID("1.2.840.10008.1.2.4.55"): ("JPEG process 10/12", ""),
+    JPEGLossless: ("JPEG lossless", "gdcm"),
+    JPEGLosslessSV1: ("JPEG lossless SV1", "gdcm"),
+    JPEGLSLossless: ("JPEG-LS lossless", "pyjpegls"),
+    JPEGLSNearLossless: ("JPEG-LS near-lossless", "pyjpegls"),
+    JPEG2000Lossless: ("JPEG 2000 lossless", "pylibjpeg"),
+    JPEG2000: ("JPEG 2000", "pylibjpeg"),
+    HTJ2KLossless: ("HTJ2K lossless", "pylibjpeg"),
+    HTJ2KLosslessRPCL: ("HTJ2K lossless RPCL", "pylibjpeg"),
+    HTJ2K: ("HTJ2K", "pylibjpeg"),
 }
-BY_GDCM = ("1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55", JPEGExtended12Bit)  # processes 6/8, 10/12, 2/4
-JPEG_XL = {
-    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
-    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
-    "1.2.840.10008.1.2.4.112": "JPEG XL",
+# Names for what pydicom 3.0 does not know, and shorter ones for what everybody knows.
+OTHER_NAMES = {
+    ImplicitVRLittleEndian: "implicit little endian",
+    ExplicitVRLittleEndian: "explicit little endian",
+    ExplicitVRBigEndian: "explicit big endian",
+    DeflatedExplicitVRLittleEndian: "deflated explicit little endian",
+    UID("1.2.840.10008.1.2.4.110"): "JPEG XL lossless",
+    UID("1.2.840.10008.1.2.4.111"): "JPEG XL recompression",
+    UID("1.2.840.10008.1.2.4.112"): "JPEG XL",
 }
 
 
 def syntax_name(syntax: str) -> str:
-    return JPEG_XL.get(syntax) or UID(syntax).name
+    uid = UID(syntax)
+    return COMPRESSED[uid][0] if uid in COMPRESSED else OTHER_NAMES.get(uid) or uid.name or "unknown"
 
 
 def can_decode(syntax: str) -> bool:
     uid = UID(syntax)
-    return uid in PLUGINS or uid in BY_GDCM or (uid.is_transfer_syntax and not uid.is_private and not uid.is_compressed)
+    return uid in COMPRESSED or (uid.is_transfer_syntax and not uid.is_private and not uid.is_compressed)
 
 
 def read_frame(path: Path, frame: int | None) -> NDArray[np.integer]:
@@ -78,7 +93,7 @@ def read_frame(path: Path, frame: int | None) -> NDArray[np.integer]:
         with quiet_parsing():
             return _reader(path, path.stat().st_mtime_ns)(frame or 0)
     except (*MALFORMED, RuntimeError) as error:
-        detail = " ".join(str(error).split())
+        detail = " ".join(str(error).split()).removeprefix(ALL_PLUGINS_FAILED)
         which = "" if frame is None else f", frame {frame + 1}"
         raise DecodeError(f"{path}{which}: the pixel data cannot be decoded ({detail}); copy the file again") from error
 
@@ -92,7 +107,8 @@ def _reader(path: Path, modified: int) -> Callable[[int], NDArray[np.integer]]:
     syntax = header.transfer_syntax
     if not can_decode(syntax):
         raise DecodeError(f"{path}: no decoder for {syntax_name(syntax)}; convert it to a lossless transfer syntax")
-    if syntax in BY_GDCM:
+    _, plugin = COMPRESSED.get(syntax, ("", ""))
+    if syntax in COMPRESSED and not plugin:
         return _gdcm_frames(path).__getitem__
     decoder = get_decoder(syntax)
     if syntax.is_deflated:
@@ -102,7 +118,7 @@ def _reader(path: Path, modified: int) -> Callable[[int], NDArray[np.integer]]:
         raise DecodeError(f"{path}: has no pixel data")
     given = {"transfer_syntax_uid": syntax, "pixel_keyword": header.pixels.keyword, "pixel_vr": header.pixels.vr}
     options = as_pixel_options(header.dataset, **given) | given
-    return partial(_decode_at, path, header.pixels.offset, decoder, PLUGINS.get(syntax, ""), options)
+    return partial(_decode_at, path, header.pixels.offset, decoder, plugin, options)
 
 
 def _decode_at(

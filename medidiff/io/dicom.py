@@ -3,14 +3,14 @@
     HU = stored * RescaleSlope + RescaleIntercept      slope and intercept of each slice (PS3.3 C.11.1)
 
 `scan` reads headers and judges every series; `open_series` gives one as a lazy `SliceSource`, one decoded slice in
-memory at a time. Padding is what PixelPaddingValue (and its range limit) says, PS3.3 C.7.5.1.1.2; without a tag, or
-where no pixel has its value, a constant minimum in the corners at or below -1500 HU, which no tissue has.
+memory at a time. Padding is what PixelPaddingValue (and its range limit) says, PS3.3 C.7.5.1.1.2, and, as the tag
+may be missing or wrong, a constant minimum in the corners at or below -1500 HU, which no tissue has.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -79,7 +79,7 @@ def scan(path: Path, *, progress: Progress = silent) -> Folder:
         else:
             found += instances
             ignored += not instances
-            if instances and not instances[0].whole:
+            if any(not i.whole for i in instances[:1]):
                 damaged.append((file, f"{file}: cut short, the pixel data are missing or incomplete; copy it again"))
         progress(done, len(files))
     return Folder(tuple(_series(found, unreadable)), ignored, tuple(damaged))
@@ -135,10 +135,10 @@ class DicomSource:
         """(rows, columns) True where the scanner wrote no measurement; None when there is no such pixel."""
         stored, here = self.stored(index), self.series.instances[index]
         limits = _padding_limits(self.header(index))
-        mask = None if limits is None else (stored >= limits[0]) & (stored <= limits[1])
-        if mask is None or not mask.any():
-            mask = _constant_outside(stored, _given(here.slope), _given(here.intercept))
-        return mask if mask is not None and mask.any() else None
+        mask = _constant_outside(stored, _given(here.slope), _given(here.intercept))
+        if limits is not None:
+            mask |= (stored >= limits[0]) & (stored <= limits[1])
+        return mask if mask.any() else None
 
     def header(self, index: int) -> Dataset:
         """The header of slice `index` without pixel data; a frame of a multi-frame file reads like a classic slice."""
@@ -188,6 +188,8 @@ def _read_instances(file: Path) -> list[Instance]:
             if sop_class(dataset) not in CT_CLASSES:
                 return [instance(file, None, dataset, syntax, whole=True)]
             whole = header.whole and (header.pixels is not None or header.transfer_syntax.is_deflated)
+            if not whole and not text(dataset, "SeriesInstanceUID"):
+                raise DicomError(f"{file}: cut short; copy it again")
             if not is_multi_frame(dataset):
                 return [instance(file, None, dataset, syntax, whole)]
             return [instance(file, k, frame, syntax, whole) for k, frame in enumerate(flatten(dataset))]
@@ -196,11 +198,20 @@ def _read_instances(file: Path) -> list[Instance]:
 
 
 def _series(found: list[Instance], unreadable: Counter[Path]) -> Iterator[Series]:
-    """The series of all instances; an unreadable file counts against every series that has a file beside it."""
-    for stack in stacks(found):
-        whole = tuple(i for i in stack if i.whole)
+    """The series of all instances; files that cannot be read count against every stack of their series.
+
+    Where a file does not even tell its series, it counts against every series that has a file beside it.
+    """
+    cut: dict[str, set[Path]] = defaultdict(set)
+    for i in found:
+        if not i.whole:
+            cut[i.series_uid].add(i.path)
+    whole = stacks(i for i in found if i.whole)
+    for stack in whole:
         beside = sum(unreadable[parent] for parent in {i.path.parent for i in stack})
-        yield assemble(whole or stack, len(stack) - len(whole) + beside)
+        yield assemble(stack, len(cut.get(stack[0].series_uid, ())) + beside)
+    for uid in cut.keys() - {stack[0].series_uid for stack in whole}:
+        yield assemble(tuple(i for i in found if i.series_uid == uid))
 
 
 def _first_fault(folder: Folder, chosen: list[Series]) -> str:
@@ -231,8 +242,8 @@ def _signed(value: int, header: Dataset) -> int:
     return value - 0x10000 if header.get("PixelRepresentation") == 1 and value >= 0x8000 else value
 
 
-def _constant_outside(stored: NDArray[np.integer], slope: float, intercept: float) -> NDArray[np.bool_] | None:
+def _constant_outside(stored: NDArray[np.integer], slope: float, intercept: float) -> NDArray[np.bool_]:
     low = stored.min()
     if low * slope + intercept > PADDING_HU or low not in (stored[0, 0], stored[0, -1], stored[-1, 0], stored[-1, -1]):
-        return None
+        return np.zeros(stored.shape, dtype=bool)
     return stored == low

@@ -57,7 +57,7 @@ def assemble(stack: tuple[Instance, ...], damaged: int = 0) -> Series:
         kernel="+".join(sorted({i.kernel for i in stack} - {""})),
         kvp=kvp,
         mas=mas,
-        transfer_syntax="+".join(sorted({syntax_name(i.transfer_syntax) for i in stack})),
+        transfer_syntax=_syntaxes(stack),
         n_slices=len(stack),
         rows=first.rows,
         columns=first.columns,
@@ -78,6 +78,11 @@ def _judge(series: Series, place: Geometry | None, damaged: int) -> Series:
     assert place is not None  # no fault of place was found
     gaps = "; ".join(filter(None, (_damaged(damaged), _gaps(place))))
     return replace(series, reason=gaps, gaps=gaps, warnings=tuple(_warnings(series, place)))
+
+
+def _syntaxes(stack: tuple[Instance, ...]) -> str:
+    names = sorted({syntax_name(i.transfer_syntax) for i in stack})
+    return " + ".join(names) if len(names) < 3 else f"{len(names)} transfer syntaxes"
 
 
 def _place(stack: tuple[Instance, ...]) -> Geometry | None:
@@ -172,11 +177,11 @@ def _cut_short(stack: tuple[Instance, ...]) -> str:
 
 FAULTS: tuple[Callable[[tuple[Instance, ...]], str], ...] = (
     _wrong_class,
+    _cut_short,
     _localizer,
     _not_hu,
     _colour,
     _undecodable,
-    _cut_short,
     _misplaced,
     _duplicates,
 )
