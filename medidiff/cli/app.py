@@ -13,7 +13,17 @@ from rich.console import Console
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import MedidiffError
 
-VERBS = ("inspect", "reconstruct", "simulate", "convert", "models", "train", "demo")
+PURPOSE = f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}."
+STOPPED = "stopped; what was finished is kept, the same command continues"
+VERBS = {  # each with its heading in --help
+    "inspect": "Scans",
+    "reconstruct": "Scans",
+    "convert": "Scans",
+    "demo": "Scans",
+    "simulate": "Research",
+    "models": "Research",
+    "train": "Research",
+}
 
 app = typer.Typer(
     name="medidiff",
@@ -21,7 +31,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help=f"Denoise CT with conditional diffusion models: DICOM in, valid derived DICOM out ({DISCLAIMER}).",
+    help="Take the noise out of low-dose CT: a DICOM folder in, a new DICOM series out.\n\n"
+    "Your files are never changed, and nothing leaves this computer.",
+    epilog="Start with [b]medidiff inspect FOLDER[/b], go on with [b]medidiff reconstruct FOLDER -o RESULT[/b]. "
+    f"All options of a command: [b]medidiff reconstruct --help[/b].\n\n{PURPOSE}",
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -41,8 +54,10 @@ def _root(
     pass
 
 
-for _verb in VERBS:
+for _verb, _heading in VERBS.items():
     importlib.import_module(f"medidiff.cli.{_verb}").register(app)
+    app.registered_commands[-1].rich_help_panel = _heading
+    app.registered_commands[-1].epilog = PURPOSE
 
 
 def main() -> None:
@@ -52,7 +67,11 @@ def main() -> None:
     except MedidiffError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("stopped; what was finished is kept, the same command continues", 130)
+        _fail(STOPPED, 130)
+    except SystemExit as stop:  # typer makes this of Ctrl-C, without a word
+        if stop.code == 130:
+            _fail(STOPPED, 130)
+        raise
     except BrokenPipeError:  # `medidiff inspect DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
