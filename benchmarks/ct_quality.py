@@ -4,7 +4,7 @@
 
 Construction ("pseudo-clean"): a real slice with its neighbours is cleaned (thin slices averaged, non-local means,
 native matrix), sent through a reconstruction kernel, and given the noise that a fan-beam scan through that anatomy
-with that kernel has at the dose. `--full-noise` is the noise level at full dose inside the patient, per kernel.
+with that kernel has at the dose, scaled to FULL_NOISE_HU inside the patient at full dose.
 The truth is therefore noise-free and has the resolution of the kernel. Every figure is the median over patients of
 the mean over a patient's slices, beside the worst patient.
 """
@@ -24,12 +24,13 @@ from medidiff.data.clean import average_along_z, pseudo_clean
 from medidiff.data.manifest import Pair, load, read_manifest
 from medidiff.data.prepare import AIR_HU, ELECTRONIC_VARIANCE, I0_FULL, SHARPEST
 from medidiff.data.transforms import apply_kernel, body_deviation
+from medidiff.data.validation import KERNELS
 from medidiff.model import Model
 from medidiff.model import load as load_model
 from medidiff.patches import slab_indices
-from medidiff.physics.ct import Kernel, noise_image
+from medidiff.physics.ct import noise_image
 
-KERNELS = {"smooth": (Kernel("hann", 0.7, 1.0), 10.0), "sharp": (Kernel("hann", 1.5, 0.7), 30.0)}
+FULL_NOISE_HU = {"smoothest": 8.0, "smooth": 10.0, "sharp": 35.0}  # as measured in real series of such kernels
 TISSUES = {"air": (-1100, -950), "lung": (-950, -600), "fat": (-150, -50), "soft": (0, 120), "bone": (250, 2000)}
 
 
@@ -54,7 +55,7 @@ def low_dose(
     clean: NDArray[np.float32], pixel_mm: float, dose: float, colour: str, generator: np.random.Generator, lone: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(slab, truth) of a clean slab through a kernel at a dose fraction."""
-    kernel, full_noise = KERNELS[colour]
+    kernel, full_noise = KERNELS[colour], FULL_NOISE_HU[colour]
     noises = []
     for image in clean[:1] if lone else clean:
         noises.append(
