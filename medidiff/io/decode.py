@@ -111,7 +111,7 @@ def _reader(path: Path, modified: int) -> Callable[[int], NDArray[np.integer]]:
     if syntax in COMPRESSED and not plugin:
         return _gdcm_frames(path).__getitem__
     decoder = get_decoder(syntax)
-    if syntax.is_deflated:
+    if header.is_deflated:
         dataset = dcmread(path)
         return lambda frame: decoder.as_array(dataset, index=frame, raw=True)[0]
     if header.pixels is None:

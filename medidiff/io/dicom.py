@@ -187,7 +187,7 @@ def _read_instances(file: Path) -> list[Instance]:
         with quiet_parsing():
             if sop_class(dataset) not in CT_CLASSES:
                 return [instance(file, None, dataset, syntax, whole=True)]
-            whole = header.whole and (header.pixels is not None or header.transfer_syntax.is_deflated)
+            whole = header.whole and (header.pixels is not None or header.is_deflated)
             if not whole and not text(dataset, "SeriesInstanceUID"):
                 raise DicomError(f"{file}: cut short; copy it again")
             if not is_multi_frame(dataset):

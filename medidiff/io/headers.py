@@ -20,7 +20,7 @@ from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medidiff.errors import DicomError
 
@@ -72,6 +72,10 @@ class FileHeader:
     @property
     def transfer_syntax(self) -> UID:
         return UID(self.dataset.file_meta.get("TransferSyntaxUID", ""))
+
+    @property
+    def is_deflated(self) -> bool:
+        return self.transfer_syntax == DeflatedExplicitVRLittleEndian
 
 
 def read_header(path: Path, tags: Sequence[str] | None = None) -> FileHeader | None:
@@ -165,16 +169,15 @@ def _is_bare(file: BinaryIO) -> bool | None:
 
 def _locate_pixels(file: BinaryIO, dataset: FileDataset) -> FileHeader:
     """pydicom stops at the tag of the pixel data: read its length."""
-    syntax = UID(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2"))
-    dataset.file_meta.TransferSyntaxUID = syntax
-    if syntax == DeflatedExplicitVRLittleEndian:
-        return FileHeader(dataset, None)
-    order = "<" if syntax.is_little_endian else ">"
-    head = file.read(8)
+    dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
+    implicit, little = dataset.original_encoding
+    header = FileHeader(dataset, None)
+    head = b"" if header.is_deflated else file.read(8)
+    order = "<" if little else ">"
     keyword = PIXEL_TAGS.get(struct.unpack(order + "HH", head[:4])) if len(head) == 8 else None
     if keyword is None:
-        return FileHeader(dataset, None)
-    if syntax.is_implicit_VR:
+        return header
+    if implicit:
         vr, (length,) = "OW", struct.unpack(order + "L", head[4:])
     else:
         vr, (length,) = head[4:6].decode("ascii"), struct.unpack(order + "L", file.read(4))
