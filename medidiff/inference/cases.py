@@ -75,10 +75,15 @@ class Case(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """The cases of a path, in order, and a reason for each series that cannot be used."""
+    """The cases of a path, in order.
+
+    set_aside   why a series is none of them (a localizer, another modality)
+    damaged     what is wrong with files that may have been a series of their own
+    """
 
     cases: tuple[Case, ...]
     set_aside: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 def folder_name(index: int, modality: str, kernel: str) -> str:
@@ -221,7 +226,9 @@ def _dicom_cases(path: Path, folder: Folder, uid: str | None, allow_gaps: bool) 
     if not wanted:
         raise InputError(_nothing(path, folder, chosen, uid))
     cases = tuple(DicomCase(k, series, allow_gaps) for k, series in enumerate(wanted, start=1))
-    return Found(cases, tuple(_label(series) for series in chosen if series not in wanted))
+    beside = {i.path.parent for series in wanted for i in series.instances}  # those count as gaps of the series
+    damaged = tuple(reason for file, reason in folder.damaged if uid is None and file.parent not in beside)
+    return Found(cases, tuple(_label(series) for series in chosen if series not in wanted), damaged)
 
 
 def _nothing(path: Path, folder: Folder, chosen: Sequence[Series], uid: str | None) -> str:

@@ -70,6 +70,7 @@ class RunRecord(Settings):
     threads: int
     series: tuple[SeriesRecord, ...]
     set_aside: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What must agree for one run to continue another, by the names that a message can use."""

@@ -24,7 +24,7 @@ from medidiff import __version__
 from medidiff.diffusion.schedule import case_seed
 from medidiff.errors import InputError, MedidiffError, ModelError, OutputError, PartialFailure, UsageError
 from medidiff.inference import record as records
-from medidiff.inference.cases import Case, Writing, find_cases
+from medidiff.inference.cases import Case, Found, Writing, find_cases
 from medidiff.inference.options import Options
 from medidiff.inference.record import RunRecord, SeriesRecord
 from medidiff.inference.restore import Restored, Restorer, calibration, evaluations, timed
@@ -50,7 +50,7 @@ def reconstruct(path: Path, out: Path, options: Options, *, progress: Progress =
     device = choose_device(options.device)
     model = load(options.model).to(device)
     found = find_cases(path, series=options.series, allow_gaps=options.allow_gaps)
-    planned = _plan(found.cases, found.set_aside, model, options, device)
+    planned = _plan(found, model, options, device)
     made = _require_room(out, planned, found.cases)
     run = _Run(out, model, options, records.begin(out, planned, overwrite=options.overwrite), progress)
     for case in found.cases:
@@ -89,15 +89,18 @@ class _Run:
     def close(self, made: Sequence[Path]) -> RunRecord:
         """Write the end of run.json and remove the working folder; raise for what failed."""
         failed = [series for series in self.record.series if series.status == "failed"]
-        reasons = "; ".join(f"{series.folder}: {series.error}" for series in failed)
+        reasons = [f"{series.folder}: {series.error}" for series in failed]
         shutil.rmtree(self.out / UNFINISHED, ignore_errors=True)
         if len(failed) == len(self.record.series):
             _discard(self.out, made)
-            raise InputError(reasons if len(failed) == 1 else f"none of {len(failed)} series could be done: {reasons}")
-        self.record = self.record.model_copy(update={"status": "failed" if failed else "finished"})
+            count = f"none of {len(failed)} series could be done: " if len(failed) > 1 else ""
+            raise InputError(count + "; ".join(reasons))
+        damaged = self.record.damaged
+        is_whole = not failed and not damaged
+        self.record = self.record.model_copy(update={"status": "finished" if is_whole else "failed"})
         records.save(self.out, self.record)
-        if failed:
-            raise PartialFailure(f"{len(failed)} of {len(self.record.series)} series failed: {reasons}")
+        if not is_whole:
+            raise PartialFailure(_failures(len(self.record.series), reasons, damaged))
         return self.record
 
     def _series(self, case: Case, series: SeriesRecord) -> SeriesRecord:
@@ -182,17 +185,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _plan(
-    cases: Sequence[Case], set_aside: Sequence[str], model: Model, options: Options, device: torch.device
-) -> RunRecord:
+def _plan(found: Found, model: Model, options: Options, device: torch.device) -> RunRecord:
     parameters = options.parameters()
     outside = {key: getattr(options, key) for key in ("series", "allow_gaps", "transfer_syntax", "deterministic_uids")}
     return RunRecord(
         parameters={**parameters, "model": model.card.name, "model_sha256": model.sha256, **outside},
         device=str(device.type),
         threads=torch.get_num_threads(),
-        series=tuple(_planned(case, model, parameters) for case in cases),
-        set_aside=tuple(set_aside),
+        series=tuple(_planned(case, model, parameters) for case in found.cases),
+        set_aside=found.set_aside,
+        damaged=found.damaged,
     )
 
 
@@ -273,6 +275,14 @@ def _require_room(out: Path, record: RunRecord, cases: Sequence[Case]) -> list[P
             "make room or choose another disk with -o"
         )
     return made
+
+
+def _failures(total: int, reasons: Sequence[str], damaged: Sequence[str]) -> str:
+    """One sentence that names every failed series, and the first of the damaged files."""
+    told = [f"{len(reasons)} of {total} series failed: {'; '.join(reasons)}"] if reasons else []
+    if damaged:
+        told.append(f"{len(damaged)} files that belong to none of the {total} series are damaged: {damaged[0]}")
+    return "; ".join(told)
 
 
 def _discard(out: Path, made: Sequence[Path]) -> None:
