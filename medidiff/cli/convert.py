@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,12 +13,13 @@ from rich.progress import Progress as Bar
 
 from medidiff import DISCLAIMER
 from medidiff.errors import InputError, OutputError, UsageError
-from medidiff.io.blank import BlankSource
-from medidiff.io.derived import TRANSFER_SYNTAXES, Derivation, DerivedWriter, HeaderSource, replacing_folder
-from medidiff.io.dicom import DicomSource, open_series, scan
-from medidiff.io.nifti import Flipped, NiftiSource, is_nifti_name, match_grid, open_nifti, write_nifti
 from medidiff.progress import Progress
-from medidiff.volume import SliceSource
+
+if TYPE_CHECKING:
+    from medidiff.io.derived import HeaderSource
+    from medidiff.io.dicom import DicomSource
+    from medidiff.io.nifti import NiftiSource
+    from medidiff.volume import SliceSource
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -37,7 +38,7 @@ def convert(
         bool, typer.Option("--allow-gaps", help="Accept missing or uneven slices; NIfTI then misplaces some of them.")
     ] = False,
     transfer_syntax: Annotated[
-        str | None, typer.Option(help=f"How DICOM pixels are packed, without loss: {', '.join(TRANSFER_SYNTAXES)}.")
+        str | None, typer.Option(help="How DICOM pixels are packed, without loss: explicit, jpegls or j2k.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
 ) -> None:
@@ -46,6 +47,8 @@ def convert(
     medidiff convert FOLDER scan.nii.gz
     medidiff convert scan.nii.gz NEW_FOLDER --like FOLDER
     """
+    from medidiff.io.nifti import is_nifti_name
+
     if is_nifti_name(source):
         if is_nifti_name(target):
             raise UsageError(f"{target}: both names are NIfTI; give a folder for the DICOM series")
@@ -62,6 +65,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _to_nifti(source: Path, target: Path, series: str | None, allow_gaps: bool, overwrite: bool) -> int:
+    from medidiff.io.nifti import is_nifti_name, write_nifti
+
     if not is_nifti_name(target):
         raise UsageError(f"{target}: expected a NIfTI file name that ends in .nii or .nii.gz")
     if target.exists() and not overwrite:
@@ -75,6 +80,9 @@ def _to_nifti(source: Path, target: Path, series: str | None, allow_gaps: bool, 
 def _to_dicom(
     source: Path, target: Path, like: Path | None, series: str | None, allow_gaps: bool, syntax: str, overwrite: bool
 ) -> int:
+    from medidiff.io.derived import Derivation, DerivedWriter, replacing_folder
+    from medidiff.io.nifti import open_nifti
+
     if like is None and (series is not None or allow_gaps):
         raise UsageError("--series and --allow-gaps choose from the folder given with --like, which is missing")
     if like is not None and _is_inside(like, target):
@@ -98,6 +106,9 @@ def _to_dicom(
 
 def _blank(nifti: NiftiSource) -> tuple[HeaderSource, SliceSource]:
     """Headers of nobody, slices ordered along their normal as DICOM readers expect."""
+    from medidiff.io.blank import BlankSource
+    from medidiff.io.nifti import Flipped
+
     if not nifti.is_oriented:
         raise InputError(
             f"{nifti.path}: sform_code and qform_code are both 0, so left and right are unknown; give --like"
@@ -108,11 +119,15 @@ def _blank(nifti: NiftiSource) -> tuple[HeaderSource, SliceSource]:
 
 
 def _like(nifti: NiftiSource, scan_: DicomSource) -> tuple[HeaderSource, SliceSource]:
+    from medidiff.io.nifti import match_grid
+
     return scan_, match_grid(nifti, scan_.geometry)
 
 
 def _open_one(path: Path, uid: str | None, allow_gaps: bool) -> DicomSource:
     """The one usable series of a folder, or the one that is named; never a guess."""
+    from medidiff.io.dicom import open_series, scan
+
     folder = scan(path)
     found = [one for one in folder.series if uid in (None, one.uid)]
     ready = [one for one in found if one.usable or (allow_gaps and one.reason == one.gaps)]

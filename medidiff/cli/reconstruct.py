@@ -34,16 +34,22 @@ def reconstruct(
     model: Annotated[str, typer.Option(help="Name of an embedded model (see medidiff models), or a file.")] = "ct",
     series: Annotated[str | None, typer.Option(help="Only the series with this SeriesInstanceUID.")] = None,
     allow_gaps: Annotated[
-        bool, typer.Option(help="Process a series that lacks slices.", rich_help_panel=INPUT)
+        bool, typer.Option("--allow-gaps", help="Process a series that lacks slices.", rich_help_panel=INPUT)
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option(help="Replace an earlier result in the same folder.", rich_help_panel=INPUT)
+        bool,
+        typer.Option("--overwrite", help="Replace an earlier result in the same folder.", rich_help_panel=INPUT),
     ] = False,
     transfer_syntax: Annotated[
         str, typer.Option(help="explicit (uncompressed), jpegls or j2k (both lossless).", rich_help_panel=INPUT)
     ] = "explicit",
     deterministic_uids: Annotated[
-        bool, typer.Option(help="The same input and options give the same new UIDs.", rich_help_panel=INPUT)
+        bool,
+        typer.Option(
+            "--deterministic-uids",
+            help="The same input and options give the same new UIDs.",
+            rich_help_panel=INPUT,
+        ),
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=INPUT)] = "auto",
     steps: Annotated[int | None, typer.Option(help="Sampler steps. Default 6.", rich_help_panel=SAMPLING)] = None,
@@ -62,8 +68,9 @@ def reconstruct(
 ) -> None:
     """Denoise a low-dose CT scan: DICOM in, a new DICOM series out (NIfTI in, NIfTI out).
 
-    Every usable series is written to its own folder in OUT; OUT/run.json says what was done. The same command
-    continues an interrupted run.
+    Every usable series is written to its own folder in OUT; OUT/run.json says what was done.
+
+    The same command continues an interrupted run.
     """
     from medidiff.inference import Options
     from medidiff.inference import reconstruct as run
