@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from medidiff.errors import DicomError, GeometryError, InputError
 from medidiff.io.decode import read_frame
@@ -34,15 +35,15 @@ __all__ = ["DicomSource", "Folder", "Instance", "Series", "load_volume", "open_s
 
 PADDING_HU = -1500.0  # without a tag, a constant below this is padding
 
-TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber", "SeriesDescription"),
-    *("Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "LossyImageCompression"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID"),
-    *("AcquisitionNumber", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "ConvolutionKernel"),
-    *("FilterType", "ReconstructionAlgorithm", "KVP", "Exposure", "ExposureInuAs", "XRayTubeCurrent", "ExposureTime"),
-    *("RescaleSlope", "RescaleIntercept", "RescaleType", "RealWorldValueMappingSequence"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-]
+KEYWORDS = """
+    SOPClassUID SOPInstanceUID SeriesInstanceUID StudyInstanceUID SeriesNumber SeriesDescription Modality ImageType
+    Rows Columns SamplesPerPixel LossyImageCompression ImagePositionPatient ImageOrientationPatient PixelSpacing
+    SliceThickness FrameOfReferenceUID AcquisitionNumber TemporalPositionIdentifier NominalPercentageOfCardiacPhase
+    ConvolutionKernel FilterType ReconstructionAlgorithm KVP Exposure ExposureInuAs XRayTubeCurrent ExposureTime
+    RescaleSlope RescaleIntercept RescaleType RealWorldValueMappingSequence
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+"""
+TAGS = [Tag(keyword) for keyword in KEYWORDS.split()]  # what `scan` reads; parsed once, not once per file
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pydicom import dcmread
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medidiff.errors import DicomError
@@ -78,7 +79,7 @@ class FileHeader:
         return self.transfer_syntax == DeflatedExplicitVRLittleEndian
 
 
-def read_header(path: Path, tags: Sequence[str] | None = None) -> FileHeader | None:
+def read_header(path: Path, tags: Sequence[BaseTag] | None = None) -> FileHeader | None:
     """The header of a file, or only some `tags` of it; None for what is not DICOM (and for a DICOMDIR).
 
     Raises DicomError for a header that is malformed.

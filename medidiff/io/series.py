@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class Instance:
     def has_place(self) -> bool:
         return (len(self.position), len(self.orientation), len(self.pixel_spacing)) == (3, 6, 2)
 
-    @property
+    @cached_property
     def along_normal_mm(self) -> float:
         """Position along the normal, `right x down`."""
         return float(np.cross(self.orientation[:3], self.orientation[3:]) @ np.array(self.position))
@@ -216,7 +217,8 @@ def _parted(instances: Iterable[Instance], key: Callable[[Instance], Hashable]) 
 
 def _frames_of_reference_differ(instances: list[Instance]) -> bool:
     """True when every slice names its own frame of reference: de-identification did that, not the scanner."""
-    return len(instances) > 2 and len({i.frame_of_reference for i in instances}) == len(instances)
+    slices = {i.sop_instance_uid for i in instances}
+    return len(slices) > 2 and len({i.frame_of_reference for i in instances}) == len(slices)
 
 
 def _parted_by_plane(instances: list[Instance]) -> list[list[Instance]]:
