@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,16 +96,21 @@ class State:
     denoiser: Denoiser
     ema: Denoiser
     optimiser: torch.optim.Optimizer
+    precision: Any  # what Fabric calls it
     step: int = 0
     best: float = math.inf
 
 
-def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]) -> Iterator[Record]:
-    """Yield a record a step until `settings.steps`; continues from `output/checkpoint.pt` when there is one."""
-    fabric = Fabric(accelerator="auto", devices=settings.devices, precision=_precision(settings))
+def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]) -> Generator[Record]:
+    """Yield a record a step until `settings.steps`; continues from `output/checkpoint.pt` when there is one.
+
+    Closing the generator writes a checkpoint first. Started by `torchrun` or `srun`, every process calls it.
+    """
+    devices, nodes = processes(settings, os.environ)
+    state = _start(settings, alone=devices in (1, "auto") and nodes == 1)
+    fabric = Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision=state.precision)
     fabric.launch()
     scaling = LinearScaling()
-    state = _start(settings, fabric)
     model, optimiser = fabric.setup(state.denoiser, state.optimiser)
     model.mark_forward_method("loss")
     state.ema.to(fabric.device)
@@ -127,7 +134,12 @@ def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]
             last_save = time.monotonic()
         if log:
             _log(log, record)
-        yield record
+        try:
+            yield record
+        except GeneratorExit:
+            if fabric.is_global_zero:
+                save_checkpoint(state, settings)
+            raise
     if log:
         log.close()
 
@@ -147,6 +159,12 @@ def smoke(settings: TrainSettings) -> TrainSettings:
             "precision": "32-true",
         }
     )
+
+
+def generator_of(seed: int, step: int, rank: int) -> torch.Generator:
+    """The random numbers of one step of one process."""
+    words = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
 def draw(
@@ -198,6 +216,7 @@ def _batches(settings: TrainSettings, dataset: PatchDataset, fabric: Fabric, fir
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends it in order
 
 
 def _step(
@@ -209,9 +228,7 @@ def _step(
     settings: TrainSettings,
     step: int,
 ) -> tuple[float, dict[str, float]]:
-    words = np.random.SeedSequence([settings.seed, step, fabric.global_rank]).generate_state(2, np.uint32)
-    generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
-    x, cond, sigma, noise = draw(batch, scaling, settings, generator)
+    x, cond, sigma, noise = draw(batch, scaling, settings, generator_of(settings.seed, step, fabric.global_rank))
     losses = model.loss(x, cond, sigma, noise)
     loss = losses.mean()
     optimiser.zero_grad()
@@ -236,7 +253,21 @@ def _average(state: State, settings: TrainSettings) -> None:
         averaged.lerp_(current, 1 - decay)
 
 
-def _start(settings: TrainSettings, fabric: Fabric) -> State:
+def processes(settings: TrainSettings, environ: Mapping[str, str]) -> tuple[int | str, int]:
+    """(devices per node, nodes) as `torchrun` or Slurm's `srun` started them, else as the recipe says.
+
+    Fabric takes a rank from them but not the number of nodes, nor on a CPU the number of processes.
+    """
+    if "LOCAL_WORLD_SIZE" in environ:
+        local = int(environ["LOCAL_WORLD_SIZE"])
+        return local, int(environ["WORLD_SIZE"]) // local
+    if "SLURM_NTASKS" in environ and environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        nodes = int(environ.get("SLURM_NNODES", 1))
+        return int(environ.get("SLURM_NTASKS_PER_NODE", int(environ["SLURM_NTASKS"]) // nodes)), nodes
+    return settings.devices, 1
+
+
+def _start(settings: TrainSettings, alone: bool) -> State:
     settings.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     denoiser = build(settings.architecture)
@@ -245,10 +276,12 @@ def _start(settings: TrainSettings, fabric: Fabric) -> State:
     optimiser = torch.optim.AdamW(
         denoiser.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
     )
-    state = State(denoiser, deepcopy(denoiser).requires_grad_(False), optimiser)
+    state = State(denoiser, deepcopy(denoiser).requires_grad_(False), optimiser, settings.precision)
     path = settings.output / CHECKPOINT
     if path.exists():
         load_checkpoint(state, settings, path)
+    if state.precision == "auto":
+        state.precision = fastest_precision(settings.architecture) if alone else _common_precision()
     return state
 
 
@@ -260,6 +293,7 @@ def save_checkpoint(state: State, settings: TrainSettings) -> None:
         "denoiser": state.denoiser.state_dict(),
         "ema": state.ema.state_dict(),
         "optimiser": state.optimiser.state_dict(),
+        "precision": state.precision,
         "step": state.step,
         "best": state.best,
         "recipe": _recipe(settings),
@@ -272,14 +306,18 @@ def load_checkpoint(state: State, settings: TrainSettings, path: Path) -> None:
     """Continue `state` from a checkpoint of the same recipe; raises ModelError for another one."""
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise ModelError(f"{path}: not a readable checkpoint ({error}); delete it to start anew") from None
-    if content["recipe"] != _recipe(settings):
+        recipe = content["recipe"]
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(f"{path}: not a readable checkpoint ({reason}); delete it to start anew") from None
+    if recipe != _recipe(settings):
         raise ModelError(f"{path}: belongs to a run with other settings; choose another output folder or delete it")
     state.denoiser.load_state_dict(content["denoiser"])
     state.ema.load_state_dict(content["ema"])
     state.optimiser.load_state_dict(content["optimiser"])
     state.step, state.best = content["step"], content["best"]
+    if settings.precision == "auto":  # measured once: another answer would be another loss curve
+        state.precision = content.get("precision", "auto")
 
 
 def _recipe(settings: TrainSettings) -> str:
@@ -296,13 +334,15 @@ def _validate(
     log: SummaryWriter | None,
     fabric: Fabric,
 ) -> dict[str, float] | None:
-    if not questions or not fabric.is_global_zero:
+    if not fabric.is_global_zero:
         return None
-    figures, pictures = validate(state.ema, questions, scaling)
-    if log:
-        log.add_image("validation/low_answer_truth", window(np.concatenate(pictures, axis=1)), state.step)
-    if figures["all"] < state.best:
-        state.best = figures["all"]
+    figures: dict[str, float] | None = None
+    if questions:
+        figures, pictures = validate(state.ema, questions, scaling, 2 ** len(settings.architecture.widths))
+        if log:
+            log.add_image("validation/low_answer_truth", window(np.concatenate(pictures, axis=1)), state.step)
+    if figures is None or figures["all"] < state.best:  # with nothing to judge by, the last is the best known
+        state.best = figures["all"] if figures else state.best
         card = Card(name=settings.name, summary=settings.summary, training=training_facts(settings, state.step))
         save(settings.output / BEST, state.ema, settings.architecture, scaling, card)
     return figures
@@ -328,8 +368,9 @@ def _log(log: SummaryWriter, record: Record) -> None:
         log.add_scalar(f"validation/rmse_ratio_{name}", value, record.step)
 
 
-def _precision(settings: TrainSettings) -> Any:
-    return fastest_precision(settings.architecture) if settings.precision == "auto" else settings.precision
+def _common_precision() -> str:
+    """What several processes agree on without asking each other: measuring could tell them different things."""
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
 def fastest_precision(architecture: Architecture, repeats: int = 2) -> str:

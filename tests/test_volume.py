@@ -88,7 +88,8 @@ def test_differences_are_told_in_words() -> None:
     place = geometry()
     shifted = Geometry(place.origins_mm + 0.005, place.right, place.down, place.pixel_spacing_mm, place.matrix)
     assert place.difference(shifted) is None
-    moved = Geometry(place.origins_mm + np.array([0, 0, 1.5]), place.right, place.down, place.pixel_spacing_mm, place.matrix)
+    further = place.origins_mm + np.array([0, 0, 1.5])
+    moved = Geometry(further, place.right, place.down, place.pixel_spacing_mm, place.matrix)
     assert "1.500 mm" in (place.difference(moved) or "")
     assert "shape" in (place.difference(place.select(0, 3)) or "")
     assert "orientation" in (place.difference(geometry((0, 0, 5))) or "")

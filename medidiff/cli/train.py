@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from medidiff import DISCLAIMER
 from medidiff.config import load_settings
 
-console = Console(highlight=False)
+if TYPE_CHECKING:
+    from medidiff.data.dataset import PatchDataset
+    from medidiff.data.validation import Probe
+    from medidiff.training import TrainSettings
 
 
 def train(
@@ -25,53 +32,88 @@ def train(
 ) -> None:
     """Train a model from pairs of low-dose and full-dose scans, or from full-dose scans alone.
 
-    Stop it at any time with Ctrl-C; the same command continues from the last checkpoint.
+    Stop it at any time with Ctrl-C; the same command continues where it stopped.
     """
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
     from medidiff import training
-    from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_all
-    from medidiff.data.manifest import one_of_each, read_manifest
-    from medidiff.data.validation import probes
 
     settings = load_settings(training.TrainSettings, recipe, overrides or [])
     if smoke:
         settings = training.smoke(settings)
-    pairs = read_manifest(settings.manifest, settings.data_root)
-    used = tuple(pair for pair in pairs if pair.split in ("train", "tune"))
+        (settings.output / training.CHECKPOINT).unlink(missing_ok=True)  # a trial always runs from the start
+    console = Console(
+        highlight=False, soft_wrap=True, quiet=bool(rank_zero_only.rank)
+    )  # one of several processes speaks
+    dataset, questions = _data(settings, smoke, console)
+    _run(settings, dataset, questions, console)
+    console.print(f"best model: {settings.output / training.BEST}   log: {settings.output / 'tensorboard'}")
+    console.print(f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}.")
+
+
+def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[PatchDataset, list[Probe]]:
+    from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_splits
+    from medidiff.data.manifest import one_of_each, read_manifest
+    from medidiff.data.validation import probes
+
+    pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split in ("train", "tune"))
     if smoke:
-        used = one_of_each(used)
-    with _bar() as bar:
+        pairs = one_of_each(pairs)
+    with _bar(console) as bar:
         task = bar.add_task("preparing scans")
 
         def report(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        groups = {
-            split: prepare_all([p for p in used if p.split == split], settings.factors, settings.cache, report)
-            for split in ("train", "tune")
-        }
+        cases = prepare_splits(pairs, settings.factors, settings.cache, report)
+    slab = settings.architecture.slab
     phantoms = phantom_cases(settings.phantoms, settings.augmentation.window, settings.seed)
     dataset = PatchDataset(
-        groups["train"],
+        cases.get("train", []),
         phantoms,
-        settings.architecture.slab,
+        slab,
         settings.augmentation,
         seed=settings.seed,
         phantom_share=settings.phantom_share,
     )
-    questions = probes(groups["tune"], settings.architecture.slab)
-    with _bar() as bar:
+    return dataset, probes(cases.get("tune", []), slab)
+
+
+def _run(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe], console: Console) -> None:
+    from medidiff import training
+
+    records = training.train(settings, dataset, questions)
+    with _interruptible() as interrupted, _bar(console) as bar:
         task = bar.add_task("training", total=settings.steps)
-        for record in training.train(settings, dataset, questions):
+        for record in records:
             bar.update(task, completed=record.step, description=f"loss {record.loss:.4f}")
             if record.validation:
                 figures = "  ".join(f"{name} {value:.3f}" for name, value in record.validation.items())
                 console.print(f"step {record.step}: error left, as a share of the input's: {figures}")
-    console.print(f"best model: {settings.output / training.BEST}   log: {settings.output / 'tensorboard'}")
+            if interrupted:
+                records.close()  # writes a checkpoint
+                raise KeyboardInterrupt
 
 
-def _bar() -> Progress:
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that Ctrl-C fills, so that the step under way is finished; a second Ctrl-C stops at once."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=False)
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def register(app: typer.Typer) -> None:

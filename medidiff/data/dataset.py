@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from medidiff.data import prepare as preparation
-from medidiff.data.manifest import Pair
+from medidiff.data.manifest import Pair, Split
 from medidiff.data.phantoms import dead_leaves
 from medidiff.data.prepare import Case, prepare
-from medidiff.data.transforms import Augmentation, training_transforms
+from medidiff.data.transforms import MARGIN, Augmentation, training_transforms
 from medidiff.errors import InputError, MedidiffError
 from medidiff.physics.ct import noise_image
 from medidiff.progress import Progress, silent
@@ -33,11 +33,19 @@ def prepare_all(
 
     Raises InputError naming all pairs that cannot be used, not only the first.
     """
+    return [case for cases in prepare_splits(pairs, factors, cache, progress).values() for case in cases]
+
+
+def prepare_splits(
+    pairs: Sequence[Pair], factors: Sequence[float], cache: Path, progress: Progress = silent
+) -> dict[Split, list[Case]]:
+    """`prepare_all`, by split: the faults of all splits are named together."""
     wanted = [(pair, factor) for pair in pairs for factor in (factors if pair.low is None else (1.0,))]
-    cases, faults = [], []
+    cases: dict[Split, list[Case]] = {}
+    faults = []
     for done, (pair, factor) in enumerate(wanted, start=1):
         try:
-            cases.append(prepare(pair, factor, cache))
+            cases.setdefault(pair.split, []).append(prepare(pair, factor, cache))
         except MedidiffError as error:
             faults.append(str(error))
         progress(done, len(wanted))
@@ -74,6 +82,7 @@ class PatchDataset(Dataset[Batch]):
     """Sample i -> patches of one slab: target (N, 1, p, p), slab (N, K, p, p) in HU, level (N,), colour (N, 2).
 
     Cases are drawn with probability ~ sqrt(slices); `phantom_share` of the draws go to phantoms.
+    Raises InputError when there are no cases, or any is smaller than a patch.
     """
 
     def __init__(
@@ -86,6 +95,7 @@ class PatchDataset(Dataset[Batch]):
         seed: int,
         phantom_share: float = 0.15,
     ) -> None:
+        _require_large(cases, settings.patch + 2 * MARGIN)
         self.cases = [*cases, *phantoms]
         weights = np.sqrt([len(case.clean) for case in cases])
         share = phantom_share if phantoms else 0.0
@@ -107,6 +117,17 @@ class PatchDataset(Dataset[Batch]):
             "level": torch.full((n,), float(item["level"])),
             "colour": torch.from_numpy(np.tile(item["colour"], (n, 1))),
         }
+
+
+def _require_large(cases: Sequence[Case], smallest: int) -> None:
+    if not cases:
+        raise InputError("there is nothing to train on: no line of the manifest has the split 'train'")
+    small = [f"{c.name} ({c.clean.shape[1]} x {c.clean.shape[2]})" for c in cases if min(c.clean.shape[1:]) < smallest]
+    if small:
+        raise InputError(
+            f"patches need slices of at least {smallest} x {smallest} pixels after shrinking, smaller are: "
+            f"{', '.join(small)}; lower augmentation.patch or factors, or leave these scans out"
+        )
 
 
 class Numbers(Sampler[list[int]]):

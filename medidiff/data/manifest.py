@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from medidiff.errors import InputError, UnitError
 from medidiff.io.dicom import load_volume
-from medidiff.io.nifti import open_nifti
+from medidiff.io.nifti import is_nifti_name, open_nifti
 from medidiff.volume import Volume, collect
 
 Split = Literal["train", "tune", "calibrate", "test"]
@@ -35,30 +35,38 @@ class Pair:
 def read_manifest(path: Path, root: Path) -> tuple[Pair, ...]:
     """Read and check a manifest; raises InputError naming every faulty line at once."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not readable as a CSV manifest ({error})") from None
-    missing = {"patient", "split", "full"} - set(rows[0] if rows else ())
+    missing = {"patient", "split", "full"} - set(columns)
     if missing:
         raise InputError(f"{path}: needs the columns patient, split, full (and low); missing: {sorted(missing)}")
     faults = [fault for number, row in enumerate(rows, start=2) for fault in _faults(number, row, root)]
-    splits: dict[str, set[str]] = {}
-    for row in rows:
-        splits.setdefault(row["patient"], set()).add(row["split"])
-    lines = {p: [n for n, r in enumerate(rows, start=2) if r["patient"] == p] for p, s in splits.items() if len(s) > 1}
-    faults += [f"lines {n}: one patient in several splits ({sorted(splits[p])})" for p, n in lines.items()]
-    if faults:
-        raise InputError(f"{path}: {len(faults)} faults: " + "; ".join(faults))
+    faults += _in_several_splits(rows, "patient") + _in_several_splits(rows, "full")
+    if faults or not rows:
+        raise InputError(f"{path}: {len(faults)} faults: {'; '.join(faults)}" if rows else f"{path}: lists no scans")
     return tuple(_pair(row, root) for row in rows)
 
 
+def _in_several_splits(rows: list[dict[str, str]], key: str) -> list[str]:
+    """Patients (or scans) that would be trained on and judged by; named by line, patients' names are not shown."""
+    seen: dict[str, list[tuple[int, str]]] = {}
+    for number, row in enumerate(rows, start=2):
+        if row[key]:
+            seen.setdefault(row[key], []).append((number, row["split"]))
+    return [
+        f"lines {[number for number, _ in lines]}: one {key} in several splits ({sorted({s or '' for _, s in lines})})"
+        for lines in seen.values()
+        if len({split for _, split in lines}) > 1
+    ]
+
+
 def _faults(number: int, row: dict[str, str], root: Path) -> list[str]:
-    faults = []
+    faults = [f"line {number}: '{key}' is empty" for key in ("patient", "full") if not row[key]]
     if row["split"] not in get_args(Split):
         faults.append(f"line {number}: split '{row['split']}' is none of {', '.join(get_args(Split))}")
-    if not row["full"]:
-        faults.append(f"line {number}: 'full' is empty")
     faults += [
         f"line {number}: '{row[key]}' does not exist under {root}"
         for key in ("full", "low")
@@ -88,7 +96,7 @@ def load_pair(pair: Pair) -> tuple[Volume, Volume | None]:
 
 def load(path: Path) -> Volume:
     """A DICOM folder or file, or a NIfTI file, as a volume in memory."""
-    if path.name.endswith((".nii", ".nii.gz")):
+    if is_nifti_name(path):
         return collect(open_nifti(path))
     return load_volume(path)
 

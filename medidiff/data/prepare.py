@@ -29,6 +29,7 @@ I0_FULL = 2e5
 ELECTRONIC_VARIANCE = 10.0
 DOSES = (0.05, 0.6)
 AIR_HU = -1024.0  # below it lies padding, not anatomy
+SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +43,23 @@ class Case:
 
 
 def case_folder(cache: Path, pair: Pair, factor: float) -> Path:
-    """Where a case is kept: named by a hash of what it is made from."""
+    """Where a case is kept: hashes of the recipe with the names and sizes of its files, and of their content.
+
+    The first hash also seeds the noise; the second tells scans apart whose files have equal names and sizes.
+    """
     sources = [pair.full, *([pair.low] if pair.low else [])]
     files = sorted(f for s in sources for f in ([s] if s.is_file() else s.rglob("*")) if f.is_file())
     listing = [(f.name, f.stat().st_size) for f in files]
     key = json.dumps([RECIPE, factor, pair.low is not None, listing])
-    return cache / hashlib.sha256(key.encode()).hexdigest()[:16]
+    content = hashlib.sha256(b"".join(_sample(f) for f in files))
+    return cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{content.hexdigest()[:8]}"
+
+
+def _sample(path: Path) -> bytes:
+    """The middle of a file, where its pixels are: enough to recognise it, and quick for thousands of slices."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size // 2 - SAMPLE_BYTES // 2, 0))
+        return file.read(SAMPLE_BYTES)
 
 
 def prepare(pair: Pair, factor: float, cache: Path) -> Case:
@@ -56,7 +68,7 @@ def prepare(pair: Pair, factor: float, cache: Path) -> Case:
     if not (folder / "clean.npy").exists():
         _fill(pair, factor, folder)
     stacks = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in folder.glob("*.npy")}
-    return Case(folder.name, stacks["clean"], stacks.get("noise"), stacks.get("low"))
+    return Case(pair.full.name, stacks["clean"], stacks.get("noise"), stacks.get("low"))
 
 
 def _fill(pair: Pair, factor: float, folder: Path) -> None:
@@ -69,13 +81,13 @@ def _fill(pair: Pair, factor: float, folder: Path) -> None:
     smooth = average_along_z(full.array, full.geometry.slice_spacing_mm)
     clean = np.stack([pseudo_clean(np.maximum(image, AIR_HU), factor) for image in smooth])
     pixel_mm = full.geometry.pixel_spacing_mm[0] * full.array.shape[1] / clean.shape[1]
-    _store(folder / "noise.npy", np.stack(list(_noises(clean, pixel_mm, folder.name))))
+    _store(folder / "noise.npy", np.stack(list(_noises(clean, pixel_mm, int(folder.name[:16], 16)))))
     _store(folder / "clean.npy", clean)  # last: its presence says that the case is whole
 
 
-def _noises(clean: NDArray[np.float32], pixel_mm: float, name: str) -> Iterator[NDArray[np.float32]]:
+def _noises(clean: NDArray[np.float32], pixel_mm: float, seed: int) -> Iterator[NDArray[np.float32]]:
     for index, image in enumerate(clean):
-        generator = np.random.default_rng([int(name, 16) % 2**32, index])
+        generator = np.random.default_rng([seed % 2**32, index])
         dose = float(np.exp(generator.uniform(*np.log(DOSES))))
         yield noise_image(
             image,
@@ -90,7 +102,7 @@ def _noises(clean: NDArray[np.float32], pixel_mm: float, name: str) -> Iterator[
 
 
 def _store(path: Path, array: NDArray[np.float32]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # processes of one run may prepare side by side
     with temporary.open("wb") as file:
         np.save(file, array.astype(np.float32, copy=False))
     os.replace(temporary, path)

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.fft
 from monai.transforms import Compose, RandFlipd, Randomizable, RandRotate90d, Transform
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from medidiff.config import Settings
 from medidiff.data.prepare import Case
@@ -39,6 +40,12 @@ class Augmentation(Settings):
     boost: tuple[float, float] = (0.0, 1.5)
     z_correlation: float = 0.8
     lone_share: float = 0.15
+
+    @model_validator(mode="after")
+    def _patch_fits(self) -> Augmentation:
+        if self.window < self.patch + 2 * MARGIN:
+            raise ValueError(f"window {self.window} must be at least patch {self.patch} + {2 * MARGIN}")
+        return self
 
 
 def draw_kernel(generator: np.random.RandomState, settings: Augmentation) -> Kernel:
@@ -90,7 +97,7 @@ class RandDosed(Randomizable, Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         middle = len(data["clean"]) // 2
         if "low" in data:
-            return {"target": data["clean"][middle : middle + 1], "slab": data["low"]}
+            return {"target": np.asarray(data["clean"])[middle : middle + 1], "slab": np.asarray(data["low"])}
         kernel = draw_kernel(self.R, self.settings)
         clean, noise = apply_kernel(np.stack([data["clean"], data["noise"]]), kernel)
         level = np.float32(np.exp(self.R.uniform(*np.log(self.settings.noise_hu))))
