@@ -80,9 +80,9 @@ class _Run:
             except OutputError as error:
                 raise OutputError(f"{error}; what was finished is kept, the same command continues") from error
             except MedidiffError as error:
-                for name in series.folders:
-                    Place(self.out, name).clean()
-                series = series.model_copy(update={"status": "failed", "error": str(error)})
+                series = self._failed(series, str(error))
+            except torch.OutOfMemoryError:
+                series = self._failed(series, "the GPU has too little free memory for a slice; use --device cpu")
             self._save(series)
         self._advance(before + series.n_slices)
 
@@ -102,6 +102,11 @@ class _Run:
         if not is_whole:
             raise PartialFailure(_failures(len(self.record.series), reasons, damaged))
         return self.record
+
+    def _failed(self, series: SeriesRecord, reason: str) -> SeriesRecord:
+        for name in series.folders:
+            Place(self.out, name).clean()
+        return series.model_copy(update={"status": "failed", "error": reason})
 
     def _series(self, case: Case, series: SeriesRecord) -> SeriesRecord:
         _require_modality(self.model, case)

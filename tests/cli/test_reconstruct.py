@@ -225,6 +225,20 @@ def test_a_folder_of_jpegs(tmp_path: Path, cli: Any, options: Any) -> None:
     refused(ended, tmp_path / "out", "its 3 files are not DICOM images")
 
 
+def test_a_gpu_without_room(
+    tmp_path: Path, cli: Any, options: Any, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from medidiff.diffusion.denoiser import Denoiser
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Denoiser, "mean", full)
+    refused(cli("reconstruct", scan, *options), tmp_path / "out", "too little free memory", "--device cpu")
+
+
 @pytest.mark.parametrize("kept", [0.2, 0.9])
 def test_a_truncated_file(kept: float, tmp_path: Path, cli: Any, options: Any, scan: Path) -> None:
     """Alone or among others: the scan is not whole, and says so."""
