@@ -44,7 +44,7 @@ ELECTRONIC_VARIANCE = 10.0  # counts; 8 to 11 in the literature (CT.md)
 SAMPLED_SLICES = 6
 ROUNDS = 3  # of fitting; the first starts from a flat kernel
 FLAT = Kernel("measured", gains=(1.0,) * 25)
-LOW_GAIN_LIMIT = 1.5  # below that frequency: more power than this is anatomy, not noise
+LOW_GAIN_LIMIT = 3.0  # below that frequency: more than this is anatomy, not noise
 UNIT_GAIN = 4  # the gain that is 1: at 0.13 cycles a pixel kernels of the body leave contrast as it is
 FIRST_I0 = 2e5
 LOWEST_LEVEL_HU = 0.7  # a quieter series is a phantom without noise, or rounded to whole HU

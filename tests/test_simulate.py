@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from medidiff.cli.app import app
-from medidiff.errors import InputError, OutputError, UsageError
+from medidiff.errors import InputError, OutputError, PartialFailure, UsageError
+from medidiff.io.blank import BlankSource
+from medidiff.io.derived import Derivation, DerivedWriter
 from medidiff.io.dicom import DicomSource, open_series, scan
+from medidiff.io.nifti import open_nifti, write_nifti
 from medidiff.noise.spectrum import homogeneous_regions, region_spectrum
 from medidiff.physics.ct import KERNELS, Kernel, noise_image
 from medidiff.physics.ellipses import Ellipse, image
@@ -131,15 +135,15 @@ def test_real_series_keep_their_colour(shared_data: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four slices of a known scanner as DICOM."""
-    from medidiff.io.blank import BlankSource
-    from medidiff.io.derived import Derivation, DerivedWriter
-
-    volume = _scan(KERNELS["hann"], 4)
     folder = tmp_path_factory.mktemp("study")
-    writer = DerivedWriter(BlankSource(volume), folder, Derivation("phantom", is_ai=False))
-    for k in range(4):
-        writer.write(k, volume.read(k))
+    _write(_scan(KERNELS["hann"], 4), folder)
     return folder
+
+
+def _write(volume: Volume, folder: Path) -> None:
+    writer = DerivedWriter(BlankSource(volume), folder, Derivation("phantom", is_ai=False))
+    for k in range(volume.geometry.n_slices):
+        writer.write(k, volume.read(k))
 
 
 def _simulate(*arguments: object) -> object:
@@ -180,7 +184,6 @@ def test_command_refuses_an_existing_output(study: Path, tmp_path: Path) -> None
 
 def test_interruption_leaves_nothing(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle: no output and no temporary folder."""
-    from medidiff.io.derived import DerivedWriter
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -188,3 +191,26 @@ def test_interruption_leaves_nothing(study: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(DerivedWriter, "write", stop)
     _simulate(study, "--dose", 0.5, "--i0", 1e5, "--kernel", "hann", "-o", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_nifti_in_nifti_out(tmp_path: Path) -> None:
+    """A NIfTI file gives a NIfTI file of the same grid, noisier, and the same record."""
+    write_nifti(tmp_path / "scan.nii.gz", _scan(KERNELS["hann"], 3))
+    options = ("--dose", 0.25, "--i0", I0, "--kernel", "hann", "-o", tmp_path / "out")
+    assert _simulate(tmp_path / "scan.nii.gz", *options).exit_code == 0
+    (series,) = json.loads((tmp_path / "out" / "run.json").read_text())["series"]
+    full, low = open_nifti(tmp_path / "scan.nii.gz"), open_nifti(tmp_path / "out" / series["folder"] / "scan.nii.gz")
+    assert low.geometry.difference(full.geometry) is None
+    assert (low.read(1) - full.read(1))[80:112, 80:112].std() > 3
+
+
+def test_a_failed_series_is_named_and_the_others_are_written(study: Path, tmp_path: Path) -> None:
+    """Two series, one of them without noise to measure: that one fails by name, the other is written, exit code 3."""
+    clean = (image(BODY, MATRIX, PIXEL) - 1000).astype(np.float32)
+    copytree(study, tmp_path / "in" / "noisy")
+    _write(_volume(np.stack([clean] * 3)), tmp_path / "in" / "clean")
+    result = _simulate(tmp_path / "in", "--dose", 0.25, "--kernel", "hann", "-o", tmp_path / "out")
+    assert isinstance(result.exception, PartialFailure)
+    assert "--i0" in str(result.exception)
+    (series,) = json.loads((tmp_path / "out" / "run.json").read_text())["series"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [series["folder"], "run.json"]
