@@ -73,7 +73,8 @@ def scan(path: Path, *, progress: Progress = silent) -> Folder:
     ignored = 0
     for done, file in enumerate(files, start=1):
         try:
-            instances = _read_instances(file)
+            with quiet_parsing():
+                instances = _read_instances(file)
         except (DicomError, OSError) as error:
             damaged.append((file, str(error)))
             unreadable[file.parent] += 1
@@ -83,7 +84,9 @@ def scan(path: Path, *, progress: Progress = silent) -> Folder:
             if any(not i.whole for i in instances[:1]):
                 damaged.append((file, f"{file}: cut short, the pixel data are missing or incomplete; copy it again"))
         progress(done, len(files))
-    return Folder(tuple(_series(found, unreadable)), ignored, tuple(damaged))
+    with quiet_parsing():
+        series = tuple(_series(found, unreadable))
+    return Folder(series, ignored, tuple(damaged))
 
 
 def open_series(series: Series, *, allow_gaps: bool = False) -> DicomSource:
@@ -185,17 +188,16 @@ def _read_instances(file: Path) -> list[Instance]:
         return []
     dataset, syntax = header.dataset, str(header.transfer_syntax)
     try:
-        with quiet_parsing():
-            if sop_class(dataset) not in CT_CLASSES:
-                return [instance(file, None, dataset, syntax, whole=True)]
-            whole = header.whole and (header.pixels is not None or header.is_deflated)
-            if not whole and not text(dataset, "SeriesInstanceUID"):
-                raise DicomError(f"{file}: cut short; copy it again")
-            if not is_multi_frame(dataset):
-                return [instance(file, None, dataset, syntax, whole)]
-            return [instance(file, k, frame, syntax, whole) for k, frame in enumerate(flatten(dataset))]
+        if sop_class(dataset) not in CT_CLASSES:
+            return [instance(file, None, dataset, syntax, whole=True)]
+        whole = header.whole and (header.pixels is not None or header.is_deflated)
+        if not whole and not text(dataset, "SeriesInstanceUID"):
+            raise DicomError(f"{file}: cut short; copy it again")
+        if not is_multi_frame(dataset):
+            return [instance(file, None, dataset, syntax, whole)]
+        return [instance(file, k, frame, syntax, whole) for k, frame in enumerate(flatten(dataset))]
     except MALFORMED as error:
-        raise DicomError(f"{file}: malformed header ({' '.join(str(error).split())}); copy it again") from error
+        raise DicomError(f"{file}: its header is malformed; copy it again") from error  # no header text in messages
 
 
 def _series(found: list[Instance], unreadable: Counter[Path]) -> Iterator[Series]:
@@ -211,8 +213,8 @@ def _series(found: list[Instance], unreadable: Counter[Path]) -> Iterator[Series
     for stack in whole:
         beside = sum(unreadable[parent] for parent in {i.path.parent for i in stack})
         yield assemble(stack, len(cut.get(stack[0].series_uid, ())) + beside)
-    for uid in cut.keys() - {stack[0].series_uid for stack in whole}:
-        yield assemble(tuple(i for i in found if i.series_uid == uid))
+    listed = {stack[0].series_uid for stack in whole}
+    yield from map(assemble, stacks(i for i in found if i.series_uid in cut.keys() - listed))
 
 
 def _first_fault(folder: Folder, chosen: list[Series]) -> str:

@@ -7,6 +7,7 @@ spaces, and these are no reason to refuse a scan.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import warnings
@@ -97,8 +98,7 @@ def read_header(path: Path, tags: Sequence[BaseTag] | None = None) -> FileHeader
         except MALFORMED as error:
             if bare:
                 return None
-            detail = " ".join(str(error).split())
-            raise DicomError(f"{path}: not readable as DICOM ({detail}); copy it again") from error
+            raise DicomError(f"{path}: starts like DICOM, but its header is malformed; copy it again") from error
         if sop_class(dataset) == MediaStorageDirectoryStorage or (bare and "SOPClassUID" not in dataset):
             return None
         return header
@@ -149,9 +149,10 @@ def text(dataset: Dataset, keyword: str) -> str:
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """The values of a decimal or integer string; () when it is absent, empty or no number."""
     try:
-        return tuple(float(value.replace(",", ".")) for value in texts(dataset, keyword))
+        found = tuple(float(value.replace(",", ".")) for value in texts(dataset, keyword))
     except ValueError:
         return ()
+    return found if all(map(math.isfinite, found)) else ()
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:

@@ -103,7 +103,7 @@ def _wrong_class(stack: tuple[Instance, ...]) -> str:
         return "SOPClassUID or SOPInstanceUID is empty, in the data set and in the file meta"
     if uid in CT_CLASSES:
         return ""
-    name = UID(uid).name
+    name = UID(uid).name if UID(uid).is_valid else "an unknown SOP class"  # a damaged one may hold other header bytes
     if "Secondary Capture" in name:
         return "secondary capture, set aside"
     if modality in ("PT", "MR"):

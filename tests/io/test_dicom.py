@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pydicom
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from medidiff.errors import DicomError, GeometryError, InputError
+from medidiff.errors import DicomError, GeometryError, InputError, MedidiffError
 from medidiff.io.dicom import load_volume, open_series, scan
 
 Write = Callable[..., Path]
@@ -288,3 +289,20 @@ def test_frames_of_reference_part_a_series_unless_every_slice_has_its_own(tmp_pa
     (series,) = scan(folder).series
     assert (series.n_slices, series.frame_of_reference) == (4, None)
     assert "another frame of reference" in series.warnings[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_bytes_end_in_a_verdict_or_one_of_our_errors(tmp_path: Path, write_series: Write, seed: int) -> None:
+    """Files cut anywhere and headers with random bytes never end in another exception, nor in a warning."""
+    content = (write_series(tmp_path / "good", n=1) / "IM0000").read_bytes()
+    random = np.random.default_rng(seed)
+    file = tmp_path / "bad"
+    for _ in range(60):
+        damaged = bytearray(content)
+        for position in random.integers(132, 1000, size=random.integers(1, 20)):
+            damaged[position] = random.integers(256)
+        file.write_bytes(damaged[: random.integers(100, len(damaged))] if seed % 2 else damaged)
+        for series in scan(file).series:
+            with suppress(MedidiffError):
+                source = open_series(series)
+                assert source.read(0).shape == (series.rows, series.columns)
