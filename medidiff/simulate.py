@@ -41,8 +41,8 @@ from medidiff.units import Unit
 from medidiff.volume import Geometry, SliceSource
 
 ELECTRONIC_VARIANCE = 10.0  # counts; 8 to 11 in the literature (CT.md)
-SAMPLED_SLICES = 6
-ROUNDS = 3  # of fitting; the first starts from a flat kernel
+SAMPLED_SLICES = 8
+ROUNDS = 4  # of fitting; the first starts from a flat kernel
 FLAT = Kernel("measured", gains=(1.0,) * 25)
 LOW_GAIN_LIMIT = 3.0  # below that frequency: more than this is anatomy, not noise
 UNIT_GAIN = 4  # the gain that is 1: at 0.13 cycles a pixel kernels of the body leave contrast as it is
