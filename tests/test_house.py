@@ -65,10 +65,11 @@ def test_the_wheel_holds_what_is_not_code(wheel: set[str]) -> None:
 
 
 def test_the_wheel_holds_the_embedded_model(wheel: set[str]) -> None:
-    """A model works from the wheel alone: every weight file of the source tree is in it, and there is one for CT."""
-    weights = {f"medidiff/weights/{path.name}" for path in (ROOT / "medidiff" / "weights").glob("*.safetensors")}
-    assert "medidiff/weights/ct.safetensors" in weights
-    assert weights <= wheel
+    """A model works from the wheel alone: the CT weights and every other weight file are in it, cards beside them."""
+    weights = {path.name for path in (ROOT / "medidiff" / "weights").glob("*.safetensors")}
+    assert "ct.safetensors" in weights
+    cards = {name.replace(".safetensors", ".md") for name in weights}
+    assert {f"medidiff/weights/{name}" for name in weights | cards} <= wheel
 
 
 def test_the_wheel_holds_no_scans_tests_or_caches(wheel: set[str]) -> None:

@@ -25,8 +25,8 @@ def reconstruct(
     mode: Annotated[
         str,
         typer.Option(
-            help="[b]quantitative[/b]: best estimate of every voxel. [b]texture[/b]: one plausible full-dose image, "
-            "noise texture included. [b]uncertainty[/b]: the best estimate and a second series that says how far "
+            help="[b]quantitative[/b]: best estimate of every voxel. [b]texture[/b]: one of the clean images that fit, "
+            "crisper but less accurate. [b]uncertainty[/b]: the best estimate and a second series that says how far "
             "each voxel may be off (standard deviation in HU)."
         ),
     ] = "quantitative",
