@@ -55,7 +55,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_the_wheel_holds_what_is_not_code(wheel: set[str]) -> None:
     """Typing marker, dashboard files, recipes and the licence are installed with the code."""
-    recipes = {f"pipelines/{path.name}" for path in (ROOT / "pipelines").glob("*.yaml")}
+    recipes = {f"pipelines/{path.name}" for path in (ROOT / "pipelines").iterdir() if path.suffix in (".yaml", ".csv")}
     pages = {str(p.relative_to(ROOT)) for p in (ROOT / "dashboard").rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert recipes
     assert pages
