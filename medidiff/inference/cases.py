@@ -220,11 +220,11 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _dicom_cases(path: Path, folder: Folder, uid: str | None, allow_gaps: bool) -> Found:
-    """A series whose only fault is missing slices was asked for as well: without `allow_gaps` it fails by name."""
+    """A CT scan with missing or duplicate slices was asked for as well: it fails by name, the others are done."""
     chosen = [series for series in folder.series if uid in (None, series.uid)]
-    wanted = [series for series in chosen if series.usable or series.reason == series.gaps]
-    if not wanted:
+    if not any(series.usable or series.reason == series.gaps for series in chosen):
         raise InputError(_nothing(path, folder, chosen, uid))
+    wanted = [series for series in chosen if series.usable or series.reason == series.gaps or series.is_broken]
     cases = tuple(DicomCase(k, series, allow_gaps) for k, series in enumerate(wanted, start=1))
     beside = {i.path.parent for series in wanted for i in series.instances}  # those count as gaps of the series
     damaged = tuple(reason for file, reason in folder.damaged if uid is None and file.parent not in beside)

@@ -71,10 +71,10 @@ def assemble(stack: tuple[Instance, ...], damaged: int = 0) -> Series:
 
 
 def _judge(series: Series, place: Geometry | None, damaged: int) -> Series:
-    for fault in FAULTS:
+    for fault in (*OTHER, *BROKEN):
         reason = fault(series.instances)
         if reason:
-            return replace(series, reason=reason)
+            return replace(series, reason=reason, is_broken=fault in BROKEN)
     assert place is not None  # no fault of place was found
     gaps = "; ".join(filter(None, (_damaged(damaged), _gaps(place))))
     return replace(series, reason=gaps, gaps=gaps, warnings=tuple(_warnings(series, place)))
@@ -175,16 +175,9 @@ def _cut_short(stack: tuple[Instance, ...]) -> str:
     return "" if any(i.whole for i in stack) else "the pixel data are missing or incomplete: copy the files again"
 
 
-FAULTS: tuple[Callable[[tuple[Instance, ...]], str], ...] = (
-    _wrong_class,
-    _cut_short,
-    _localizer,
-    _not_hu,
-    _colour,
-    _undecodable,
-    _misplaced,
-    _duplicates,
-)
+Fault = Callable[[tuple[Instance, ...]], str]
+OTHER: tuple[Fault, ...] = (_wrong_class, _localizer, _not_hu, _colour)  # no CT scan: nobody asked for it
+BROKEN: tuple[Fault, ...] = (_cut_short, _undecodable, _misplaced, _duplicates)  # a CT scan that cannot be used
 
 
 def _damaged(damaged: int) -> str:

@@ -79,6 +79,7 @@ class Series:
     """A stack of slices sorted along +normal, what its headers say, and whether it can be processed.
 
     `reason` says why not, and is empty for a usable series; when missing slices are the only fault it equals `gaps`.
+    `is_broken` tells a CT scan that cannot be used (duplicates, lost positions) from what is no CT scan at all.
     `spacing` is (slice, row, column) in mm, the first being the median step, 0 for a single slice. `mas` and `kvp`
     are medians over the slices.
     """
@@ -100,6 +101,7 @@ class Series:
     instances: tuple[Instance, ...]
     reason: str = ""
     gaps: str = ""
+    is_broken: bool = False
     warnings: tuple[str, ...] = ()
 
     @property

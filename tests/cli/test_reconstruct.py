@@ -183,15 +183,30 @@ def test_one_bad_series_does_not_stop_the_others(
     assert len(list((tmp_path / "out" / "002_CT_B70f").iterdir())) == 5
 
 
+def test_a_series_with_duplicate_slices_fails_by_name(
+    tmp_path: Path, cli: Any, options: Any, write_series: Callable[..., Path]
+) -> None:
+    """Two slices at one place cannot both be right: the series fails, the others are done, the exit code is 3."""
+    write_series(tmp_path / "scan" / "good", seed=1)
+    write_series(tmp_path / "scan" / "twice", n=3, seed=2, ImagePositionPatient=[0, 0, 7])
+    ended = cli("reconstruct", tmp_path / "scan", *options)
+    assert ended.code == 3
+    assert "share a position" in ended.err
+    assert "Traceback" not in ended.err
+    statuses = [series["status"] for series in json.loads((tmp_path / "out" / "run.json").read_text())["series"]]
+    assert sorted(statuses) == ["done", "failed"]
+
+
 def test_a_series_of_damaged_files_only_is_not_passed_over(
     tmp_path: Path, cli: Any, options: Any, scan: Path, write_series: Callable[..., Path]
 ) -> None:
-    """It cannot be listed as a series, but the exit code says that not everything was done."""
+    """It fails by name, and the exit code says that not everything was done."""
     for file in write_series(scan / "other", n=2, kernel="B70f", seed=1).iterdir():
         file.write_bytes(file.read_bytes()[:2000])
     ended = cli("reconstruct", scan, *options)
     assert ended.code == 3
-    assert "2 files that belong to none of the 1 series are damaged: " in ended.err
+    assert "1 of 2 series failed: 002_CT_B70f: " in ended.err
+    assert "copy the files again" in ended.err
     assert [p.name for p in (tmp_path / "out").glob("0*")] == ["001_CT_B40f"]
 
 
