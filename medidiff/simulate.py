@@ -41,7 +41,8 @@ from medidiff.units import Unit
 from medidiff.volume import Geometry, SliceSource
 
 ELECTRONIC_VARIANCE = 10.0  # counts; 8 to 11 in the literature (CT.md)
-SAMPLED_SLICES = 8
+COLOUR_SLICES = 32  # whose noise is measured
+SAMPLED_SLICES = 8  # in which it is simulated as well, and the level is compared
 ROUNDS = 4  # of fitting; the first starts from a flat kernel
 FLAT = Kernel("measured", gains=(1.0,) * 25)
 LOW_GAIN_LIMIT = 3.0  # below that frequency: more than this is anatomy, not noise
@@ -186,25 +187,27 @@ def calibrate(
         raise UsageError(f"I0 must be a number of photons above 0, found {i0:g}")
     if kernel is not None and i0 is not None:
         return Calibration(i0, kernel)
-    sample = _sample(source, acquisition)
+    sample = _sample(source, acquisition, SAMPLED_SLICES)
     measured = sample.spectrum(sample.slices) if len(sample.corners) else None
     if measured is None or measured.level < LOWEST_LEVEL_HU:
         found = "no homogeneous soft tissue" if measured is None else f"a noise of {measured.level:.2f} HU"
         raise InputError(f"the series has {found} to fit the simulation to: give --i0 and --kernel, e.g. 1e5 and hann")
+    many = _sample(source, acquisition, COLOUR_SLICES)
+    colour = many.spectrum(many.slices)
     fitted = Calibration(i0 or FIRST_I0, kernel or FLAT)
     for _ in range(ROUNDS):
         seen = sample.simulated(fitted)
         fitted = replace(
             fitted,
             i0=i0 or fitted.i0 * (seen.level / measured.level) ** 2,
-            kernel=kernel or _corrected(fitted.kernel, seen, measured),
+            kernel=kernel or _corrected(fitted.kernel, seen, colour),
         )
     seen = sample.simulated(fitted)
     return replace(
         fitted,
         level_hu=(measured.level, seen.level),
-        mean_frequency=(measured.mean_frequency, seen.mean_frequency),
-        n_regions=len(sample.corners),
+        mean_frequency=(colour.mean_frequency, seen.mean_frequency),
+        n_regions=len(many.corners),
     )
 
 
@@ -220,10 +223,10 @@ def _corrected(kernel: Kernel, seen: Spectrum, measured: Spectrum) -> Kernel:
     return replace(kernel, gains=tuple(round(float(g), 5) for g in gains))
 
 
-def _sample(source: SliceSource, acquisition: Acquisition) -> _Sample:
+def _sample(source: SliceSource, acquisition: Acquisition, n_slices: int) -> _Sample:
     """Slices spread over the series (its ends left out: they are often cut short by the table or the scan)."""
     n = source.geometry.n_slices
-    indices = np.unique(np.linspace(0.05 * (n - 1), 0.95 * (n - 1), SAMPLED_SLICES).round().astype(int))
+    indices = np.unique(np.linspace(0.05 * (n - 1), 0.95 * (n - 1), n_slices).round().astype(int))
     slices = np.stack([_air_for_padding(source.read(int(k)), source.padding(int(k))) for k in indices])
     loads = tuple(acquisition.relative_load(int(k)) for k in indices)
     return _Sample(slices, loads, homogeneous_regions(slices), _pixel_mm(source))
