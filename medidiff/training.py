@@ -157,6 +157,7 @@ def smoke(settings: TrainSettings) -> TrainSettings:
             "warmup": 5,
             "workers": 0,
             "precision": "32-true",
+            "initial": None,  # another architecture's weights do not fit
         }
     )
 
@@ -272,7 +273,10 @@ def _start(settings: TrainSettings, alone: bool) -> State:
     torch.manual_seed(settings.seed)
     denoiser = build(settings.architecture)
     if settings.initial:
-        denoiser.load_state_dict(load(settings.initial).denoiser.state_dict())
+        model = load(settings.initial)
+        if model.architecture != settings.architecture:
+            raise ModelError(f"{settings.initial}: has another architecture than the recipe; make the two agree")
+        denoiser.load_state_dict(model.denoiser.state_dict())
     optimiser = torch.optim.AdamW(
         denoiser.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
     )
