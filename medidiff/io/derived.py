@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Protocol
 
@@ -244,7 +244,7 @@ class DerivedWriter:
             left = read_header(path)
             if left is not None and text(left.dataset, "SeriesInstanceUID") == self.series_uid:
                 started = text(left.dataset, "SeriesDate") + text(left.dataset, "SeriesTime")
-                return datetime.strptime(started, "%Y%m%d%H%M%S").astimezone()
+                return datetime.strptime(started, "%Y%m%d%H%M%S").replace(tzinfo=_time_zone(left.dataset)).astimezone()
         return None
 
     def _warn(self, text: str) -> None:
@@ -272,12 +272,11 @@ class DerivedWriter:
         series_number = int(number(dataset, "SeriesNumber") or 0) + self._number_offset
         dataset.SeriesNumber = series_number if abs(series_number) < 2**31 else self._number_offset
         dataset.InstanceNumber = index + 1
-        date, time = self.created.strftime("%Y%m%d"), self.created.strftime("%H%M%S")
+        created = self.created.astimezone(_time_zone(dataset))
+        date, time = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
         for prefix in ("Series", "Content", "InstanceCreation"):
             setattr(dataset, f"{prefix}Date", date)
             setattr(dataset, f"{prefix}Time", time)
-        if "TimezoneOffsetFromUTC" in dataset:  # it governs every date and time of the file
-            dataset.TimezoneOffsetFromUTC = self.created.strftime("%z")
 
     def _complete(self, dataset: Dataset) -> None:
         missing = [keyword for keyword in _TYPE_2 if keyword not in dataset]
@@ -498,6 +497,12 @@ def _remove(path: Path) -> None:
 def _uid(*parts: str) -> str:
     """A UID of the UUID kind (PS3.5 B.2) that is a function of `parts`."""
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(parts)).int}"
+
+
+def _time_zone(dataset: Dataset) -> tzinfo | None:
+    """The zone of all dates and times of a file (PS3.3 C.12.1.1), which are the source's; None: this machine's."""
+    offset = text(dataset, "TimezoneOffsetFromUTC")
+    return datetime.strptime(offset, "%z").tzinfo if re.fullmatch(r"[+-]\d{4}", offset) else None
 
 
 def _drop_stale(dataset: Dataset) -> None:

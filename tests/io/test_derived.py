@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,16 @@ def test_an_interrupted_run_continues_the_same_series(tmp_path: Path, source: He
     assert (other.SeriesDate, other.SeriesTime) == (one.SeriesDate, one.SeriesTime)
     assert other.SOPInstanceUID != one.SOPInstanceUID
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001.dcm", "0002.dcm"]
+
+
+def test_the_time_zone_of_the_source_stays(tmp_path: Path) -> None:
+    """TimezoneOffsetFromUTC governs the acquisition times too (PS3.3 C.12.1.1): new times are given in that zone."""
+    source = HeaderInMemory(np.zeros((2, 8, 8), np.uint16), header(TimezoneOffsetFromUTC="-0500"))
+    created = datetime(2026, 11, 21, 2, 30, 15, tzinfo=UTC)
+    writer = DerivedWriter(source, tmp_path, DERIVATION, created=created)
+    written = pydicom.dcmread(writer.write(0, source.read(0)))
+    assert (written.TimezoneOffsetFromUTC, written.SeriesDate, written.SeriesTime) == ("-0500", "20261120", "213015")
+    assert DerivedWriter(source, tmp_path, DERIVATION, series_uid=writer.series_uid).created == created
 
 
 def test_an_unwritable_output_is_one_sentence(tmp_path: Path, source: HeaderInMemory) -> None:
