@@ -3,8 +3,9 @@
     python benchmarks/ct_quality.py --data SCANS [--manifest pipelines/train_ct.csv] [--model ct] [--split test]
 
 Construction ("pseudo-clean"): a real slice with its neighbours is cleaned (thin slices averaged, non-local means,
-native matrix), sent through a reconstruction kernel, and given the noise that a fan-beam scan through that anatomy
-with that kernel has at the dose, scaled to FULL_NOISE_HU inside the patient at full dose.
+native matrix), sent through a reconstruction kernel, and given the noise that a fan-beam scan through that anatomy,
+reconstructed with that kernel, has at the dose (simulated directly, not by training's filtered noise bank), scaled to
+FULL_NOISE_HU inside the patient at full dose.
 The truth is therefore noise-free and has the resolution of the kernel. Every figure is the median over patients of
 the mean over a patient's slices, beside the worst patient.
 """
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from medidiff.data.clean import average_along_z, pseudo_clean
 from medidiff.data.manifest import Pair, load, read_manifest
-from medidiff.data.prepare import AIR_HU, ELECTRONIC_VARIANCE, I0_FULL, SHARPEST
+from medidiff.data.prepare import AIR_HU, ELECTRONIC_VARIANCE, I0_FULL
 from medidiff.data.transforms import apply_kernel, body_deviation
 from medidiff.data.validation import KERNELS
 from medidiff.model import Model
@@ -65,13 +66,13 @@ def low_dose(
                 dose_fraction=dose,
                 i0=I0_FULL,
                 electronic_variance=ELECTRONIC_VARIANCE,
-                kernel=SHARPEST,
+                kernel=kernel,
                 generator=generator,
                 full_dose=True,
             )
         )
     noise = np.stack(noises * (len(clean) if lone else 1))
-    clean, noise = apply_kernel(np.stack([clean, noise]), kernel)
+    clean = apply_kernel(clean, kernel)
     level = full_noise / np.sqrt(dose)
     return clean + noise * (level / body_deviation(noise, clean)), clean[len(clean) // 2]
 

@@ -74,6 +74,11 @@ class TrainSettings(Settings):
     checkpoint_minutes: float = 4.0
     validate_every: int = 500
     initial: Path | None = None
+    stop: int | None = Field(default=None, ge=1)  # leave the schedule of `steps` here: a first stage
+
+    @property
+    def last_step(self) -> int:
+        return min(self.steps, self.stop or self.steps)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class State:
 
 
 def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]) -> Generator[Record]:
-    """Yield a record a step until `settings.steps`; continues from `output/checkpoint.pt` when there is one.
+    """Yield a record a step until `settings.last_step`; continues from `output/checkpoint.pt` when there is one.
 
     Closing the generator writes a checkpoint first. Started by `torchrun` or `srun`, every process calls it.
     """
@@ -124,12 +129,12 @@ def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]
         loss, bins = _step(model, optimiser, fabric, fabric.to_device(batch), scaling, settings, state.step)
         state.step += 1
         _average(state, settings)
-        figures = None
-        if state.step % settings.validate_every == 0 or state.step == settings.steps:
+        figures, is_last = None, state.step == settings.last_step
+        if state.step % settings.validate_every == 0 or is_last:
             figures = _validate(state, questions, scaling, settings, log, fabric)
-        record = Record(state.step, settings.steps, loss, bins, rate, time.monotonic() - began, figures)
+        record = Record(state.step, settings.last_step, loss, bins, rate, time.monotonic() - began, figures)
         due = time.monotonic() - last_save > settings.checkpoint_minutes * 60
-        if fabric.is_global_zero and (due or figures is not None):
+        if fabric.is_global_zero and (due or is_last or figures is not None):
             save_checkpoint(state, settings)
             last_save = time.monotonic()
         if log:
@@ -157,6 +162,7 @@ def smoke(settings: TrainSettings) -> TrainSettings:
             "warmup": 5,
             "workers": 0,
             "precision": "32-true",
+            "stop": None,
             "initial": None,  # another architecture's weights do not fit
         }
     )
@@ -203,7 +209,7 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 
 def _batches(settings: TrainSettings, dataset: PatchDataset, fabric: Fabric, first: int) -> DataLoader[Batch]:
-    numbers = Numbers(first, settings.steps, settings.slabs_per_step, fabric.global_rank, fabric.world_size)
+    numbers = Numbers(first, settings.last_step, settings.slabs_per_step, fabric.global_rank, fabric.world_size)
     return DataLoader(
         dataset,
         batch_sampler=numbers,
@@ -327,7 +333,7 @@ def load_checkpoint(state: State, settings: TrainSettings, path: Path) -> None:
 def _recipe(settings: TrainSettings) -> str:
     """What must not change between a checkpoint and its continuation: all that alters a number."""
     free = {"data_root", "output", "cache", "workers", "devices", "checkpoint_minutes", "validate_every", "summary"}
-    return settings.model_dump_json(exclude=free | {"manifest", "initial", "precision"})
+    return settings.model_dump_json(exclude=free | {"manifest", "initial", "precision", "stop"})
 
 
 def _validate(

@@ -219,6 +219,16 @@ def test_closing_the_loop_keeps_the_last_step(tmp_path: Path) -> None:
     assert seen + [record.loss for record in run(settings)] == whole
 
 
+def test_a_first_stage_stops_early_and_could_go_on(tmp_path: Path) -> None:
+    """`stop` leaves the schedule of `steps` where it is: the losses are those of the whole run, then of its rest."""
+    whole = [record.loss for record in run(recipe(tmp_path / "whole"))]
+    stage = run(recipe(tmp_path / "stage", stop=3))
+    assert [record.loss for record in stage] == whole[:3]
+    assert (tmp_path / "stage" / "best.safetensors").exists()
+    rest = run(recipe(tmp_path / "stage"))
+    assert [record.loss for record in rest] == whole[3:]
+
+
 def test_without_anything_to_judge_by_the_last_model_is_kept(tmp_path: Path) -> None:
     """A manifest with no `tune` scans still gives a model."""
     run(recipe(tmp_path, steps=2))

@@ -84,7 +84,7 @@ def _run(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe],
 
     records = training.train(settings, dataset, questions)
     with _interruptible() as interrupted, _bar(console) as bar:
-        task = bar.add_task("training", total=settings.steps)
+        task = bar.add_task("training", total=settings.last_step)
         for record in records:
             bar.update(task, completed=record.step, description=f"loss {record.loss:.4f}")
             if record.validation:
