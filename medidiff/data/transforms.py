@@ -38,6 +38,7 @@ class Augmentation(Settings):
     cutoff: tuple[float, float] = (0.45, 1.5)
     order: tuple[float, float] = (0.5, 3.0)
     boost: tuple[float, float] = (0.0, 1.5)
+    low_frequency: tuple[float, float] = (0.0, 0.0)  # cycles a pixel; see `add_low_frequencies`
     z_correlation: float = 0.8
     lone_share: float = 0.15
 
@@ -61,6 +62,19 @@ def apply_kernel(stack: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :])
     response = kernel.response(frequency).astype(np.float32)
     return scipy.fft.irfft2(scipy.fft.rfft2(stack) * response, s=(rows, columns)).astype(np.float32)
+
+
+def add_low_frequencies(noise: NDArray[np.float32], corner: float) -> NDArray[np.float32]:
+    """Raise the power of ramp-filtered noise (..., rows, columns) from ~f to ~f + `corner`, in cycles a pixel.
+
+    An ideal ramp leaves no noise at low frequencies; in real series helical interpolation, beam hardening correction
+    and adaptive filters do, and their measured spectra stay flat towards zero.
+    """
+    rows, columns = noise.shape[-2:]
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :])
+    gain = np.sqrt(1 + corner / np.maximum(frequency, 2 / max(rows, columns))).astype(np.float32)
+    gain[0, 0] = 1.0  # a constant is a bias, not noise
+    return scipy.fft.irfft2(scipy.fft.rfft2(noise) * gain, s=(rows, columns)).astype(np.float32)
 
 
 class RandSlabd(Randomizable, Transform):
@@ -100,6 +114,8 @@ class RandDosed(Randomizable, Transform):
             return {"target": np.asarray(data["clean"])[middle : middle + 1], "slab": np.asarray(data["low"])}
         kernel = draw_kernel(self.R, self.settings)
         clean, noise = apply_kernel(np.stack([data["clean"], data["noise"]]), kernel)
+        if self.settings.low_frequency[1] > 0:
+            noise = add_low_frequencies(noise, self.R.uniform(*self.settings.low_frequency))
         level = np.float32(np.exp(self.R.uniform(*np.log(self.settings.noise_hu))))
         return {"target": clean[middle : middle + 1], "slab": clean + noise * (level / body_deviation(noise, clean))}
 

@@ -14,6 +14,7 @@ from medidiff.data.transforms import (
     RandDosed,
     RandPatchesd,
     RandSlabd,
+    add_low_frequencies,
     apply_kernel,
     body_deviation,
     draw_kernel,
@@ -41,6 +42,21 @@ def test_a_kernel_is_a_linear_filter_that_keeps_the_mean() -> None:
     )
     np.testing.assert_allclose(apply_kernel(np.roll(a, 5, -1), one), np.roll(apply_kernel(a, one), 5, -1), atol=1e-4)
     np.testing.assert_allclose(apply_kernel(a + 100, one).mean((1, 2)), (a + 100).mean((1, 2)), atol=1e-3)
+
+
+def test_low_frequencies_are_added_as_the_formula_says() -> None:
+    """Power of noise with a ramp spectrum grows from ~f to ~f + corner; the mean stays."""
+    size, corner = 256, 0.1
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
+    white = np.fft.rfft2(np.random.default_rng(0).normal(size=(size, size)))
+    ramp = (np.fft.irfft2(white * np.sqrt(frequency)) + 5).astype(np.float32)
+    more = np.abs(np.fft.rfft2(add_low_frequencies(ramp, corner))) ** 2
+    before = np.abs(np.fft.rfft2(ramp)) ** 2
+    for low, high in ((0.02, 0.05), (0.1, 0.15), (0.3, 0.4)):
+        ring = (frequency > low) & (frequency < high)
+        wanted = np.mean(frequency[ring] + corner) / np.mean(frequency[ring])
+        assert more[ring].sum() / before[ring].sum() == pytest.approx(wanted, rel=0.05)
+    assert more[0, 0] == pytest.approx(before[0, 0], rel=1e-4)
 
 
 @pytest.mark.parametrize(("cutoff", "correlation"), [(0.5, 0.93), (0.8, 0.88)])
