@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from medidiff import DISCLAIMER
-from medidiff.model import Card, load, save
+from medidiff.model import Card, Model, load, save
 
 DATA = (
     "TCGA-OV, CPTAC-PDA, Colorectal-Liver-Metastases, Lung-PET-CT-Dx, LIDC-IDRI, TCGA-LUAD: public, de-identified CT "
@@ -25,7 +26,7 @@ DATA = (
 SIMULATED = (
     "No measured low-dose scan was used. Targets are real slices with their noise removed (non-local means after "
     "shrinking by 2 or 1.25), sent through a random reconstruction kernel; inputs are these plus fan-beam noise of the "
-    "same kernel at 4 to 120 HU."
+    "same kernel at 4 to 120 HU, in the last stage with low frequencies added, as real series have them."
 )
 LIMITS = (
     "Research use only. Not for diagnosis.",
@@ -55,7 +56,7 @@ def main() -> None:
         summary=model.card.summary,
         data=DATA,
         simulated=SIMULATED,
-        training=model.card.training,
+        training={"stages": stages(model)},
         metrics=tuple(quality["rows"]),
         uncertainty={k: v for k, v in calibration.items() if k != "model"},
         limits=LIMITS,
@@ -64,6 +65,13 @@ def main() -> None:
     sha256 = save(path, model.denoiser, model.architecture, model.scaling, card)
     path.with_suffix(".md").write_text(page(card, sha256, path.stat().st_size))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {sha256}")
+
+
+def stages(model: Model) -> list[dict[str, Any]]:
+    """Recipe and length of every stage of training, the first one first; `initial` of a recipe is the stage before."""
+    facts = model.card.training
+    initial = facts["recipe"]["initial"]
+    return [*(stages(load(initial)) if initial else []), facts]
 
 
 def page(card: Card, sha256: str, size: int) -> str:
