@@ -30,7 +30,7 @@ from medidiff.model import load as load_model
 Z90 = 1.6449
 LEVEL = 0.9
 SAMPLES_A_SLICE = 20_000
-SIZE = 256  # the middle of the slice: sampling a whole one takes 49 network evaluations
+SIZE = 192  # the middle of the slice: sampling a whole one takes 49 network evaluations
 
 Table = dict[str, NDArray[np.float32]]
 
