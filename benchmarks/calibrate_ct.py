@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--doses", type=float, nargs="+", default=[0.5, 0.1])
-    parser.add_argument("--patients", type=int, help="use only the first so many of each split")
+    parser.add_argument("--patients", type=int, default=9, help="lines of the manifest used of each split")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     model = load_model(options.model)
