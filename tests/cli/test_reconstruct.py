@@ -397,7 +397,7 @@ def test_a_stopped_run_goes_on_to_the_same_pixels(
 ) -> None:
     """Ctrl-C (one sentence, exit code 130) or kill -9: no result yet; then the run that was never stopped."""
     scan = write_series(tmp_path / "scan", n=12, size=64)
-    arguments = ["--model", tiny_model, "--mode", "texture", "--steps", 250]  # slow enough to be stopped half-way
+    arguments = ["--model", tiny_model, "--mode", "texture", "--steps", 150]  # slow enough to be stopped half-way
     out = tmp_path / "out"
     command = [sys.executable, "-c", MAIN, "reconstruct", scan, "-o", out, *arguments]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
