@@ -61,7 +61,7 @@ def _show(model: Model) -> None:
         f"widths {', '.join(map(str, model.architecture.widths))}",
         "trained on": "; ".join(card.data),
         "low dose": card.simulated,
-        "training": _words(card.training),
+        "training": "; ".join(_stage(facts) for facts in card.training.get("stages", [card.training])),
         "uncertainty": _words(card.uncertainty) or "not calibrated",
     }
     console = Console(highlight=False, soft_wrap=True)
@@ -74,6 +74,15 @@ def _show(model: Model) -> None:
         for row in rows:
             console.print(f"  - {escape(row)}")
     console.print(f"({DISCLAIMER})")
+
+
+def _stage(facts: dict[str, Any]) -> str:
+    """Length and data of one stage of training; the whole recipe is in the file's metadata."""
+    recipe = facts.get("recipe")
+    if not isinstance(recipe, dict):
+        return _words(facts)
+    known = ("manifest", "slabs_per_step", "learning_rate", "seed")
+    return f"{facts.get('step')} steps ({_words({key: recipe[key] for key in known if key in recipe})})"
 
 
 def _parameters(model: Model) -> int:
