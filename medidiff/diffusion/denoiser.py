@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medidiff.diffusion.views import column
+
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_sigma (B, C, *spatial), sigma (B,)) -> x0_hat (B, C, *spatial)."""
 
@@ -63,10 +65,6 @@ def bind(denoiser: Denoiser, cond: Condition) -> Denoise:
     return lambda x_sigma, sigma: denoiser(x_sigma, sigma, cond)
 
 
-def _over(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
 def local_mean(y: Tensor) -> Tensor:
     """Average over blocks of CONTEXT pixels, interpolated back; (B, 1, *spatial)."""
     pool = {4: F.avg_pool2d, 5: F.avg_pool3d}[y.ndim]
@@ -95,13 +93,13 @@ class Denoiser(nn.Module):
         """E[x | y] in one evaluation, (B, 1, *spatial)."""
         y, r = self._centre(cond)
         residual = self._evaluate(torch.zeros_like(y), None, y, r, cond)
-        return y + _over(r, y) * residual
+        return y + column(r, y) * residual
 
     def forward(self, x_sigma: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """E[x | x_sigma, y]; x_sigma (B, 1, *spatial), sigma (B,) > 0, both in model units."""
         y, r = self._centre(cond)
         total = torch.sqrt(sigma**2 + r**2)
-        c_skip, c_out, c_in = (_over(c, y) for c in (r**2 / total**2, sigma * r / total, 1 / total))
+        c_skip, c_out, c_in = (column(c, y) for c in (r**2 / total**2, sigma * r / total, 1 / total))
         state = x_sigma - y
         return y + c_skip * state + c_out * self._evaluate(c_in * state, sigma / r, y, r, cond)
 
@@ -113,23 +111,23 @@ class Denoiser(nn.Module):
         y, r = self._centre(cond)
         infinite = torch.isinf(sigma)
         finite = torch.where(infinite, torch.ones_like(sigma), sigma)
-        state = torch.where(_over(infinite, x), torch.zeros_like(x), x + _over(finite, x) * noise - y)
+        state = torch.where(column(infinite, x), torch.zeros_like(x), x + column(finite, x) * noise - y)
         total = torch.sqrt(finite**2 + r**2)
         c_skip = torch.where(infinite, torch.zeros_like(r), r**2 / total**2)
         c_out = torch.where(infinite, r, finite * r / total)
         ratio = torch.where(infinite, torch.full_like(r, torch.inf), finite / r)
-        network = self._evaluate(_over(1 / total, x) * state, ratio, y, r, cond)
-        target = (x - y - _over(c_skip, x) * state) / _over(c_out, x)
+        network = self._evaluate(column(1 / total, x) * state, ratio, y, r, cond)
+        target = (x - y - column(c_skip, x) * state) / column(c_out, x)
         return (network - target).square().flatten(1).mean(1)
 
     def _centre(self, cond: Condition) -> tuple[Tensor, Tensor]:
-        y = torch.where(_over(cond.null, cond.slab), torch.full_like(cond.y, self.data_mean), cond.y)
+        y = torch.where(column(cond.null, cond.slab), torch.full_like(cond.y, self.data_mean), cond.y)
         return y, torch.where(cond.null, torch.full_like(cond.r, self.data_std), cond.r)
 
     def _evaluate(self, state: Tensor, ratio: Tensor | None, y: Tensor, r: Tensor, cond: Condition) -> Tensor:
-        images = squash((cond.slab - local_mean(cond.y)) / _over(cond.r, y))
+        images = squash((cond.slab - local_mean(cond.y)) / column(cond.r, y))
         known = (~cond.null).to(state.dtype)
-        images = torch.where(_over(cond.null, images), torch.zeros_like(images), images)  # not `* 0`: NaN would leak
+        images = torch.where(column(cond.null, images), torch.zeros_like(images), images)  # not `* 0`: NaN would leak
         colour = torch.where(cond.null[:, None], torch.zeros_like(cond.colour), cond.colour)
         is_mean = torch.ones_like(r) if ratio is None else torch.isinf(ratio).to(state.dtype)
         log_ratio = torch.zeros_like(r) if ratio is None else torch.nan_to_num(torch.log(ratio), posinf=0.0)
