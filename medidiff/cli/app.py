@@ -14,7 +14,7 @@ from medidiff import DISCLAIMER, __version__
 from medidiff.errors import MedidiffError
 
 PURPOSE = f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}."
-STOPPED = "stopped; what was finished is kept, the same command continues"
+STOPPED = "stopped; nothing is half-written, and the same command goes on from what was finished, or starts anew"
 VERBS = {  # each with its heading in --help
     "inspect": "Scans",
     "reconstruct": "Scans",

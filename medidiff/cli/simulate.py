@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,11 +48,13 @@ def simulate(
     Every usable series is written to its own folder in OUT; OUT/run.json holds every parameter.
     """
     from medidiff.inference.cases import find_cases
+    from medidiff.io.derived import whole_folder
 
     found = find_cases(path, series=series, allow_gaps=allow_gaps)
     records: list[dict[str, Any]] = []
     failures: list[MedidiffError] = []
-    with _replacing(out, overwrite) as folder:
+    _require_free(out, overwrite)
+    with whole_folder(out) as folder:
         for case in found.cases:
             try:
                 records.append(_one(case, folder, dose, seed, kernel, i0))
@@ -123,19 +123,6 @@ def _write(source: LowDoseSource, case: Case, folder: Path, bar: Bar) -> tuple[s
         writer.write(index, hu)
         bar(index + 1, case.n_slices)
     return writer.series_uid, writer.warnings
-
-
-@contextmanager
-def _replacing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder that becomes `out` when the block succeeds; nothing is left of it otherwise."""
-    from medidiff.io.derived import replacing
-
-    _require_free(out, overwrite)
-    with replacing(out) as temporary:
-        temporary.mkdir()
-        yield temporary
-        if out.exists():
-            shutil.rmtree(out)
 
 
 def _require_free(out: Path, overwrite: bool) -> None:

@@ -464,6 +464,13 @@ def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     slices as DerivedWriter names them: a folder of the user's is never emptied by mistake.
     """
     require_free(target, overwrite)
+    with whole_folder(target) as temporary:
+        yield temporary
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """`replacing_folder` for a caller who has checked that `target`, if it exists, may be replaced."""
     with replacing(target) as temporary:
         temporary.mkdir()
         yield temporary
