@@ -56,7 +56,7 @@ def demo(
         for reference in (TRUTH, FULL)
         for method in (LOW, RECONSTRUCTED, TRUTH)
         if method != reference
-        for row in compare(volumes[method], volumes[reference], case="demo", method=method, reference_name=reference)
+        for row in compare(volumes[method], volumes[reference], case=f"against {reference}", method=method)
     ]
     table, picture = write_table(out / "metrics.csv", rows), draw(out / "side_by_side.png", volumes)
     _report(rows, {"DICOM series": series, "picture": picture, "table": table, "record": series.parent / "run.json"})
@@ -111,7 +111,7 @@ def _report(rows: Sequence[Row], places: Mapping[str, Path]) -> None:
     from medidiff.metrics.image import PRESETS
 
     console = Console(highlight=False)
-    found = {(row.reference, row.method, row.metric, row.preset): row for row in rows}
+    found = {(row.case.removeprefix("against "), row.method, row.metric, row.preset): row for row in rows}
     table = Table(title=f"Synthetic CT at a quarter of the dose ({DISCLAIMER})", title_style="bold")
     for heading in ("against", "metric", LOW, RECONSTRUCTED, TRUTH):
         table.add_column(heading, justify="left" if heading in ("against", "metric") else "right", no_wrap=True)

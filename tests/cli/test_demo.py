@@ -57,7 +57,8 @@ def test_the_demo_writes_what_it_names_and_its_numbers_are_right(run, study, tmp
 
     with (out / "metrics.csv").open() as file:
         rows = {
-            (r["reference"], r["method"], r["metric"], r["preset"]): float(r["value"]) for r in csv.DictReader(file)
+            (r["case"].removeprefix("against "), r["method"], r["metric"], r["preset"]): float(r["value"])
+            for r in csv.DictReader(file)
         }
     for method, folder in (("low dose", study / "low_dose"), ("reconstructed", series)):
         for reference, name in (("full dose", "full_dose"), ("noise-free truth", "noise_free")):

@@ -36,8 +36,8 @@ def test_rmse_pools_voxels_and_psnr_averages_slices(truth):
 
 def test_rows_say_what_was_measured(truth):
     """Every row names case, method, reference, region, range and unit."""
-    rows = compare(volume(truth), volume(truth), case="A", method="m", reference_name="full dose", presets=("lung",))
-    assert {(r.case, r.method, r.reference, r.region) for r in rows} == {("A", "m", "full dose", "all")}
+    rows = compare(volume(truth), volume(truth), case="A", method="m", presets=("lung",))
+    assert {(r.case, r.method, r.region) for r in rows} == {("A", "m", "all")}
     assert [(r.metric, r.preset, r.unit) for r in rows] == [
         ("RMSE", "lung", "HU"), ("PSNR", "lung", "dB"), ("SSIM", "lung", "1"), ("bias", "hu", "HU"),
     ]  # fmt: skip

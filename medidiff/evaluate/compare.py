@@ -7,7 +7,6 @@ PSNR, SSIM      mean over slices, as the low-dose CT literature reports them
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +14,8 @@ from numpy.typing import NDArray
 from medidiff.errors import GeometryError, UnitError
 from medidiff.metrics.image import PRESETS, Preset, hu_bias, mse, psnr, ssim
 from medidiff.progress import Progress, silent
+from medidiff.results.rows import WHOLE, Row
 from medidiff.volume import SliceSource
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured number; `preset` names the intensity range it holds for."""
-
-    case: str
-    method: str
-    reference: str
-    region: str
-    metric: str
-    preset: str
-    value: float
-    unit: str
 
 
 def require_comparable(candidate: SliceSource, reference: SliceSource) -> None:
@@ -47,7 +33,6 @@ def compare(
     *,
     case: str = "",
     method: str = "",
-    reference_name: str = "reference",
     presets: Sequence[str] = ("hu", "abdomen"),
     progress: Progress = silent,
 ) -> list[Row]:
@@ -67,7 +52,7 @@ def compare(
     if not per_slice:
         raise GeometryError("cannot compare two volumes without one voxel that holds a measurement in both")
     return [
-        Row(case, method, reference_name, "all", metric, preset, value, unit)
+        Row(case, method, WHOLE, metric, preset, value, unit)
         for (metric, preset, unit), value in _pool(per_slice, ranges).items()
     ]
 

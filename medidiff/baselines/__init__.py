@@ -1,0 +1,1 @@
+"""Classical denoisers: what a learned one has to beat."""

@@ -1,0 +1,1 @@
+"""Statistics over patients: intervals, tests, agreement."""
