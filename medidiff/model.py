@@ -18,14 +18,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from medidiff.config import Settings
 from medidiff.diffusion.denoiser import FEATURES, Condition, Denoiser
+from medidiff.diffusion.regression import Regression
 from medidiff.errors import ModelError
+from medidiff.networks.plain import PLAIN
 from medidiff.networks.unet import UNet
 from medidiff.noise.level import noise_estimate
 from medidiff.patches import crop, pad_to_multiple
@@ -36,8 +38,12 @@ SUFFIX = ".safetensors"
 
 
 class Architecture(Settings):
-    """What the network looks like; enough to rebuild it."""
+    """What the network looks like; enough to rebuild it.
 
+    `unet` is a diffusion model of a slab; `redcnn` and `cnn10` are regressions of a slice, fixed by their papers.
+    """
+
+    network: Literal["unet", "redcnn", "cnn10"] = "unet"
     slab: int = Field(default=3, ge=1)
     widths: tuple[int, ...] = (32, 64, 128, 256)
     blocks: tuple[int, ...] = (2, 2, 2, 2)
@@ -45,6 +51,18 @@ class Architecture(Settings):
     dimensions: Literal[2] = 2
     data_mean: float = -0.4
     data_std: float = 0.45
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_slice(cls, values: Any) -> Any:
+        """The plain networks see one slice, whether a recipe says so or not."""
+        is_plain = isinstance(values, dict) and values.get("network") in PLAIN
+        return {**values, "slab": 1} if is_plain else values
+
+    @property
+    def stride(self) -> int:
+        """What the sides of an image must be a multiple of."""
+        return 1 if self.network in PLAIN else int(2 ** len(self.widths))
 
 
 class Card(Settings):
@@ -68,7 +86,7 @@ class Model:
     sha256 is the hash of the weight file, or "unsaved".
     """
 
-    denoiser: Denoiser
+    denoiser: Denoiser | Regression
     scaling: LinearScaling
     architecture: Architecture
     card: Card
@@ -81,7 +99,12 @@ class Model:
 
     @property
     def stride(self) -> int:
-        return 2 ** len(self.architecture.widths)
+        return self.architecture.stride
+
+    @property
+    def can_sample(self) -> bool:
+        """False for a regression: it has a mean and no posterior."""
+        return isinstance(self.denoiser, Denoiser)
 
     @property
     def device(self) -> torch.device:
@@ -113,8 +136,11 @@ class Model:
         return self
 
 
-def build(architecture: Architecture) -> Denoiser:
+def build(architecture: Architecture) -> Denoiser | Regression:
     """An untrained denoiser of the given architecture."""
+    if architecture.network != "unet":
+        plain = PLAIN[architecture.network]()
+        return Regression(plain, plain.smallest).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = UNet(
         architecture.slab + 1,
         features=FEATURES,
@@ -127,7 +153,9 @@ def build(architecture: Architecture) -> Denoiser:
     return Denoiser(network, data_mean=architecture.data_mean, data_std=architecture.data_std)
 
 
-def save(path: Path, denoiser: Denoiser, architecture: Architecture, scaling: LinearScaling, card: Card) -> str:
+def save(
+    path: Path, denoiser: Denoiser | Regression, architecture: Architecture, scaling: LinearScaling, card: Card
+) -> str:
     """Write float16 weights with card to `path` (atomically); returns the file's SHA-256, which is reproducible."""
     weights = {k: v.detach().to(torch.float16).contiguous().cpu() for k, v in denoiser.state_dict().items()}
     metadata = {

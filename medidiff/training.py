@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -36,6 +36,7 @@ from medidiff.data.dataset import Batch, Numbers, PatchDataset, collate
 from medidiff.data.transforms import Augmentation
 from medidiff.data.validation import Probe, validate
 from medidiff.diffusion.denoiser import Condition, Denoiser
+from medidiff.diffusion.regression import Regression
 from medidiff.errors import ModelError
 from medidiff.model import Architecture, Card, build, load, save
 from medidiff.scaling import LinearScaling
@@ -80,6 +81,20 @@ class TrainSettings(Settings):
     def last_step(self) -> int:
         return min(self.steps, self.stop or self.steps)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _network_by_name(cls, values: Any) -> Any:
+        """`network: redcnn` is short for `architecture: {network: redcnn}`; a regression always has its condition."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        name = values.pop("network", None)
+        if name is not None:
+            values["architecture"] = {**dict(values.get("architecture", {})), "network": name}
+        if dict(values.get("architecture", {})).get("network", "unet") != "unet":
+            values |= {"null_share": 0.0, "mean_share": 1.0}
+        return values
+
 
 @dataclass(frozen=True)
 class Record:
@@ -98,8 +113,8 @@ class Record:
 class State:
     """Everything a checkpoint holds."""
 
-    denoiser: Denoiser
-    ema: Denoiser
+    denoiser: Denoiser | Regression
+    ema: Denoiser | Regression
     optimiser: torch.optim.Optimizer
     precision: Any  # what Fabric calls it
     step: int = 0
@@ -348,7 +363,7 @@ def _validate(
         return None
     figures: dict[str, float] | None = None
     if questions:
-        figures, pictures = validate(state.ema, questions, scaling, 2 ** len(settings.architecture.widths))
+        figures, pictures = validate(state.ema, questions, scaling, settings.architecture.stride)
         if log:
             log.add_image("validation/low_answer_truth", window(np.concatenate(pictures, axis=1)), state.step)
     if figures is None or figures["all"] < state.best:  # with nothing to judge by, the last is the best known
@@ -387,7 +402,7 @@ def fastest_precision(architecture: Architecture, repeats: int = 2) -> str:
     """ "bf16-mixed" where a forward and backward pass is at least 10 % faster in it on this machine, else "32-true"."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoiser = build(architecture).to(device)
-    size = 4 * 2 ** len(architecture.widths)
+    size = max(4 * architecture.stride, 48)
     cond = Condition(
         torch.zeros(4, architecture.slab, size, size, device=device),
         torch.ones(4, device=device),

@@ -50,7 +50,8 @@ def recipe(output: Path, **changes: Any) -> TrainSettings:
 
 
 def dataset_of(settings: TrainSettings) -> PatchDataset:
-    return PatchDataset(phantom_cases(2, 64, 0), [], 3, settings.augmentation, seed=settings.seed)
+    slab = settings.architecture.slab
+    return PatchDataset(phantom_cases(2, 64, 0), [], slab, settings.augmentation, seed=settings.seed)
 
 
 def run(settings: TrainSettings, questions: list[Probe] | None = None) -> list[Record]:
@@ -325,3 +326,26 @@ def test_training_can_start_from_a_model(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     program(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+
+
+@pytest.mark.parametrize("name", ["cnn10", "redcnn"])
+def test_a_baseline_network_is_trained_by_the_same_recipe(name: str, tmp_path: Path) -> None:
+    """`network: redcnn` is all it takes: one slice, always a condition, a model that answers and does not sample."""
+    changes = {"network": name, "architecture": {}, "steps": 20, "slabs_per_step": 1}
+    settings = recipe(tmp_path, **changes, learning_rate=1e-3)
+    assert (settings.architecture.network, settings.architecture.slab, settings.null_share) == (name, 1, 0.0)
+    records = run(settings)
+    assert set(records[0].bins) == {"mean"}
+    assert sum(r.loss for r in records[-5:]) < 0.6 * sum(r.loss for r in records[:5])
+    model = load(tmp_path / training.BEST)
+    assert not model.can_sample
+    assert model.architecture == settings.architecture
+
+
+def test_a_baseline_network_continues_bit_by_bit(tmp_path: Path) -> None:
+    """Stopped after three of six steps and started again, CNN10 ends with the weights of an unbroken run."""
+    changes = {"network": "cnn10", "architecture": {}, "steps": 6}
+    whole = run(recipe(tmp_path / "whole", **changes))
+    run(recipe(tmp_path / "parts", **changes, stop=3))
+    parts = run(recipe(tmp_path / "parts", **changes))
+    assert [r.loss for r in parts] == [r.loss for r in whole[3:]]

@@ -57,8 +57,7 @@ def _show(model: Model) -> None:
         "modality": f"{card.modality}, values in {model.scaling.unit}",
         "summary": card.summary,
         "sha256": model.sha256,
-        "network": f"{_parameters(model) / 1e6:.2f} M parameters, slab of {model.slab} slices, "
-        f"widths {', '.join(map(str, model.architecture.widths))}",
+        "network": _network(model),
         "trained on": "; ".join(card.data),
         "low dose": card.simulated,
         "training": "; ".join(_stage(facts) for facts in card.training.get("stages", [card.training])),
@@ -83,6 +82,14 @@ def _stage(facts: dict[str, Any]) -> str:
         return _words(facts)
     known = ("manifest", "slabs_per_step", "learning_rate", "seed")
     return f"{facts.get('step')} steps ({_words({key: recipe[key] for key in known if key in recipe})})"
+
+
+def _network(model: Model) -> str:
+    """Kind and size of the network."""
+    size = f"{_parameters(model) / 1e6:.2f} M parameters"
+    if not model.can_sample:
+        return f"{model.architecture.network}, {size}, one slice; a regression: quantitative mode only"
+    return f"{size}, slab of {model.slab} slices, widths {', '.join(map(str, model.architecture.widths))}"
 
 
 def _parameters(model: Model) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medidiff.data.prepare import Case
 from medidiff.data.transforms import apply_kernel, body_deviation
 from medidiff.diffusion.denoiser import Condition, Denoiser
+from medidiff.diffusion.regression import Regression
 from medidiff.noise.level import noise_estimate, noise_level
 from medidiff.patches import crop, pad_to_multiple, slab_indices
 from medidiff.physics.ct import Kernel
@@ -74,7 +75,7 @@ def condition(probe_slab: NDArray[np.float32], scaling: LinearScaling, stride: i
 
 @torch.inference_mode()
 def validate(
-    denoiser: Denoiser, questions: Sequence[Probe], scaling: LinearScaling, stride: int
+    denoiser: Denoiser | Regression, questions: Sequence[Probe], scaling: LinearScaling, stride: int
 ) -> tuple[dict[str, float], list[NDArray[np.float32]]]:
     """RMSE ratio per colour and over all of at least one question, and the first one as (low, answer, truth)."""
     device = next(denoiser.parameters()).device

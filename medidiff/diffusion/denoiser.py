@@ -60,7 +60,7 @@ class Condition:
         return replace(self, null=torch.ones_like(self.null))
 
 
-def bind(denoiser: Denoiser, cond: Condition) -> Denoise:
+def bind(denoiser: Callable[[Tensor, Tensor, Condition], Tensor], cond: Condition) -> Denoise:
     """Fix the condition: what samplers and guidance see."""
     return lambda x_sigma, sigma: denoiser(x_sigma, sigma, cond)
 
