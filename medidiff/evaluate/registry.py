@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from medidiff.errors import UsageError
 from medidiff.evaluate.measure import Factory, Measure
+from medidiff.evaluate.measures import image
 from medidiff.evaluate.view import Context
 
-MEASURES: dict[str, Factory] = {}
+MEASURES: dict[str, Factory] = {
+    **image.MEASURES,
+}
 
 
 def measures(names: Sequence[str], context: Context) -> list[Measure]:

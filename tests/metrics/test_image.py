@@ -88,9 +88,9 @@ def test_metrics_are_symmetric_and_get_worse_with_noise(scene):
 
 
 def test_presets_are_the_published_windows():
-    """ldct-benchmark: centre -600 / width 1500, 50 / 400, 40 / 80 (Eulig et al. 2024)."""
+    """ldct-benchmark: centre -600 / width 1500, 50 / 400, 40 / 80, mapped as PS3.3 C.11.2.1.2 does: width - 1 HU."""
     bounds = {name: (p.low, p.high) for name, p in PRESETS.items()}
-    assert bounds["ldct-benchmark-chest"] == (-1350, 150)
-    assert bounds["ldct-benchmark-abdomen"] == (-150, 250)
-    assert bounds["ldct-benchmark-neuro"] == (0, 80)
+    assert bounds["ldct-benchmark-chest"] == (-1350, 149)
+    assert bounds["ldct-benchmark-abdomen"] == (-150, 249)
+    assert bounds["ldct-benchmark-neuro"] == (0, 79)
     assert bounds["abdomen"] == (-160, 240)
