@@ -1,0 +1,134 @@
+"""What of an evaluation is finished: one file a case and method, from which the same command goes on.
+
+    DIR/.rows/<case>--<method>.json     the numbers, and the key of the work that they came from
+
+A key is a hash of everything that decides the numbers (`work_key`): numbers of other inputs, settings or versions are
+never taken for finished. A file is there whole or not at all, so whatever kills the program leaves what was done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medidiff.evaluate.engine import as_curves, as_rows
+from medidiff.evaluate.measure import Function, Value
+from medidiff.io.derived import write_whole
+from medidiff.results.rows import CaseFacts, Curve, Row
+
+FOLDER = ".rows"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Finished work: the numbers of one method on one case."""
+
+    case: str
+    method: str
+    key: str
+    values: tuple[Value, ...]
+    functions: tuple[Function, ...]
+    facts: CaseFacts
+    seconds: float = 0.0
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return as_rows(self.case, self.method, self.values)
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        return as_curves(self.case, self.method, self.functions)
+
+
+class Journal:
+    """The finished work of a results folder; safe to be written by several processes, each with its own cases."""
+
+    def __init__(self, results: Path) -> None:
+        self.folder = results / FOLDER
+
+    def has(self, case: str, method: str, key: str) -> bool:
+        """True when this very work is finished."""
+        return self.get(case, method, key) is not None
+
+    def get(self, case: str, method: str, key: str) -> Entry | None:
+        """The numbers of this very work; None when it is not finished, or was done on other inputs or settings."""
+        found = _read(self._file(case, method))
+        return found if found is not None and (found.case, found.method, found.key) == (case, method, key) else None
+
+    def put(
+        self,
+        case: str,
+        method: str,
+        key: str,
+        values: Iterable[Value],
+        functions: Iterable[Function],
+        facts: CaseFacts,
+        seconds: float = 0.0,
+    ) -> Entry:
+        """Note work as finished, in place of what was noted for the case and method before."""
+        entry = Entry(case, method, key, tuple(values), tuple(functions), facts, seconds)
+        write_whole(self._file(case, method), json.dumps(_plain(asdict(entry)), allow_nan=False).encode())
+        return entry
+
+    def all(self) -> list[Entry]:
+        """Everything that is noted, by case and method; stale work is among it (compare keys, or `get`)."""
+        entries = (_read(path) for path in sorted(self.folder.glob("*.json")))
+        return sorted((e for e in entries if e is not None), key=lambda e: (e.case, e.method))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, case: str, method: str) -> Path:
+        return self.folder / f"{file_stem(case, method)}.json"
+
+
+def work_key(*decides: Any) -> str:
+    """A hash of everything that decides numbers; takes what JSON takes, and texts of anything else (paths)."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def file_stem(case: str, method: str) -> str:
+    """`<case>--<method>` for file names; names that no file system takes are replaced, with a hash against clashes."""
+    return f"{_safe(case)}--{_safe(method)}"
+
+
+def _safe(name: str) -> str:
+    safe = re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).strip("-.")[:80]
+    return safe if safe == name and "--" not in name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _read(path: Path) -> Entry | None:
+    """None where there is no file, or one that is not ours: then the work is done again."""
+    try:
+        found = json.loads(path.read_bytes())
+        values = tuple(Value(**{**v, "value": float(v["value"])}) for v in found["values"])
+        functions = tuple(_function(f) for f in found["functions"])
+        extra = tuple((str(key), value) for key, value in found["facts"]["extra"])
+        facts = CaseFacts(**{**found["facts"], "extra": extra})
+        return Entry(**{**found, "values": values, "functions": functions, "facts": facts})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _function(found: dict[str, Any]) -> Function:
+    return Function(**{**found, **{axis: tuple(map(float, found[axis])) for axis in ("x", "y")}})
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: numbers that are not finite become strings that float() reads."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(float(value))
+    return value if isinstance(value, str | int | float | None) else float(value)
