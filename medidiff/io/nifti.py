@@ -6,7 +6,8 @@ slice, and the world is DICOM's LPS, so
     affine_LPS(slice, row, column) = diag(-1, -1, 1, 1) A P        P swaps the first and third axis
     value = stored * scl_slope + scl_inter
 
-NIfTI has no code for Hounsfield units: they are assumed, and data that cannot be HU are refused.
+NIfTI has no code for Hounsfield units: they are assumed, and data that cannot be HU are refused. Whoever opens a file
+says so where it holds SUV.
 A file is written slice by slice, so that memory does not grow with the scan.
 """
 
@@ -35,8 +36,9 @@ from medidiff.volume import Geometry, SliceSource
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 HIGHEST_MINIMUM_HU = -200.0  # a CT holds air, or at least fat
+NIFTI_MM = 0.05  # headers of NIfTI are float32
 PADDING_BELOW_HU = -1500.0  # no noise reaches it: a constant minimum below is padding
-AIR_HU = -1000.0  # what stands in for values that are not numbers
+AIR = {"HU": -1000.0, "SUV": 0.0}  # what stands in for values that are not numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +51,7 @@ class NiftiSource:
     affine_ras: NDArray[np.float64]
     slope: float
     intercept: float
-
-    @property
-    def unit(self) -> Unit:
-        return "HU"
+    unit: Unit = "HU"
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -66,13 +65,13 @@ class NiftiSource:
 
     def read(self, index: int) -> NDArray[np.float32]:
         values = self._values(index)
-        return np.where(np.isfinite(values), values, np.float32(AIR_HU))
+        return np.where(np.isfinite(values), values, np.float32(AIR[self.unit]))
 
     def padding(self, index: int) -> NDArray[np.bool_] | None:
         values = self._values(index)
         mask = ~np.isfinite(values)
-        if self.range_hu[0] <= PADDING_BELOW_HU:
-            mask |= values == np.float32(self.range_hu[0])
+        if self.unit == "HU" and self.limits[0] <= PADDING_BELOW_HU:
+            mask |= values == np.float32(self.limits[0])
         return mask if mask.any() else None
 
     @property
@@ -81,7 +80,7 @@ class NiftiSource:
         return int(self.header["qform_code"]) > 0 or int(self.header["sform_code"]) > 0
 
     @cached_property
-    def range_hu(self) -> tuple[float, float]:
+    def limits(self) -> tuple[float, float]:
         """Smallest and largest finite value of the file."""
         ranges = [_finite_range(self._values(k)) for k in range(self.raw.shape[2])]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
@@ -130,28 +129,41 @@ class Flipped:
         return slice(None, None, -1 if self.axes[1] else 1), slice(None, None, -1 if self.axes[2] else 1)
 
 
+def turned(source: SliceSource, wanted: Geometry) -> Flipped:
+    """`source` with its axes turned into the order of `wanted` (other programs flip rows or slices)."""
+    here = source.geometry
+    pairs = ((here.slice_vector_mm, wanted.slice_vector_mm), (here.down, wanted.down), (here.right, wanted.right))
+    back_slice, back_row, back_column = (bool(a @ b < 0) for a, b in pairs)
+    return Flipped(source, (back_slice, back_row, back_column))
+
+
 def match_grid(source: NiftiSource, wanted: Geometry) -> Flipped:
-    """`source` with its axes turned into the order of `wanted` (other programs flip rows or slices).
+    """`source` turned to the axes of `wanted`.
 
     Raises GeometryError, saying what differs, where the two are not the same grid; uneven slices of `wanted`
     are taken as NIfTI must have stored them, evenly.
     """
-    here = source.geometry
-    pairs = ((here.slice_vector_mm, wanted.slice_vector_mm), (here.down, wanted.down), (here.right, wanted.right))
-    back_slice, back_row, back_column = (bool(a @ b < 0) for a, b in pairs)
-    flipped = Flipped(source, (back_slice, back_row, back_column))
+    flipped = turned(source, wanted)
     even = Geometry.from_affine(wanted.affine, wanted.shape)
-    if difference := flipped.geometry.difference(even, tolerance_mm=0.05):  # NIfTI headers are float32
+    if difference := flipped.geometry.difference(even, tolerance_mm=NIFTI_MM):
         raise GeometryError(f"{source.path}: not the grid of the DICOM series: {difference}")
     return flipped
 
 
-def open_nifti(path: Path) -> NiftiSource:
-    """Open a 3-D .nii or .nii.gz file of CT numbers.
+def open_nifti(path: Path, unit: Unit = "HU") -> NiftiSource:
+    """Open a 3-D .nii or .nii.gz file of CT numbers, or of what the caller knows it to hold.
 
     Raises InputError for what is not such a file, UnitError where the values cannot be HU, and GeometryError
     where rows and columns are not perpendicular.
     """
+    source = open_labels(path, unit)
+    if unit == "HU":
+        _require_hu(source)
+    return source
+
+
+def open_labels(path: Path, unit: Unit = "HU") -> NiftiSource:
+    """Open a 3-D NIfTI file of any numbers, such as a mask; raises what `open_nifti` raises but for their unit."""
     path = Path(path)
     image = _load(path)
     if image.shape[3:] not in ((), (1,), (1, 1)) or len(image.shape) < 3 or 0 in image.shape:
@@ -160,8 +172,7 @@ def open_nifti(path: Path) -> NiftiSource:
         raise InputError(f"{path}: expected whole or real numbers, found {image.get_data_dtype()} data")
     header, proxy = image.header, image.dataobj
     raw = _unscaled(path, proxy).reshape(image.shape[:3], order="F")
-    source = NiftiSource(path, header, raw, image.affine, float(proxy.slope), float(proxy.inter))
-    _require_hu(source)
+    source = NiftiSource(path, header, raw, image.affine, float(proxy.slope), float(proxy.inter), unit)
     source.geometry  # noqa: B018  an unusable affine is refused here, not in the middle of a run
     return source
 
@@ -207,7 +218,8 @@ def write_nifti(
             progress(index + 1, geometry.n_slices)
     if like is None or dtype == wanted:
         return []
-    return [f"values of {low:g} to {high:g} HU do not fit the data type {wanted} of the source: written as {dtype}"]
+    values = f"values of {low:g} to {high:g} {volume.unit}"
+    return [f"{values} do not fit the data type {wanted} of the source: written as {dtype}"]
 
 
 def is_nifti_name(path: Path) -> bool:
@@ -235,7 +247,7 @@ def _unscaled(path: Path, proxy: Any) -> NDArray[Any]:
 
 
 def _require_hu(source: NiftiSource) -> None:
-    low, high = source.range_hu
+    low, high = source.limits
     if low > HIGHEST_MINIMUM_HU:
         hint = "normalised values" if low >= -1 and high <= 1 else "shifted or other values"
         raise UnitError(
@@ -310,7 +322,7 @@ def _encoded(
     """(rows, columns) stored numbers; in C order these are the bytes of NIfTI's array[:, :, index]."""
     numbers = (volume.read(index).astype(np.float64) - intercept) / slope
     if dtype.kind != "f":
-        numbers = np.rint(np.where(np.isfinite(numbers), numbers, (AIR_HU - intercept) / slope))
+        numbers = np.rint(np.where(np.isfinite(numbers), numbers, (AIR[volume.unit] - intercept) / slope))
     encoded = numbers.astype(dtype)
     mask = None if like is None else like.padding(index)
     if like is not None and mask is not None:

@@ -227,3 +227,18 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "a.nii").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
+
+
+def test_suv_is_taken_at_its_word(tmp_path: Path) -> None:
+    """What the caller calls SUV is not measured by what CT looks like; a number that is none reads as no uptake."""
+    values = np.random.default_rng(0).gamma(2, 1, (6, 5, 4)).astype(np.float32)
+    values[0, 0, 0] = np.nan
+    path = saved(tmp_path / "a.nii", values)
+    with pytest.raises(UnitError, match="expected HU"):
+        open_nifti(path)
+    source = open_nifti(path, "SUV")
+    assert source.unit == "SUV"
+    mask = source.padding(0)
+    assert mask is not None
+    assert source.read(0)[0, 0] == 0
+    assert mask.sum() == 1
