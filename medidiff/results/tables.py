@@ -3,6 +3,7 @@
     results.csv      exactly COLUMNS, one row a line, sorted; numbers in the shortest form that keeps every bit
     results.parquet  the same, joined with FACTS of the case; version and disclaimer in the metadata of the schema
     cases.csv        the fields of CaseFacts; `extra` is a JSON object, an unknown dose an empty cell
+    statistics.csv, comparisons.csv, agreement.csv, conclusions.txt     what medidiff.statistics makes of them
     curves.json      a list of objects with the fields of Curve; what JSON lacks are the strings "nan", "inf"
 
 Every file is written under a temporary name and renamed: it is there whole or not at all.
@@ -26,7 +27,11 @@ from medidiff.results.rows import COLUMNS, CaseFacts, Curve, Row
 if TYPE_CHECKING:
     import pandas as pd
 
+    from medidiff.statistics import Analysis
+
 RESULTS, PARQUET, CASES, CURVES = "results.csv", "results.parquet", "cases.csv", "curves.json"
+STATISTICS, COMPARISONS, AGREEMENT = "statistics.csv", "comparisons.csv", "agreement.csv"
+CONCLUSIONS = "conclusions.txt"
 FACTS = ("patient", "group", "dose", "reference_noise", "n_slices")
 NUMBERS = {"value": float, "dose": float, "n_slices": int}
 
@@ -69,6 +74,16 @@ def read_curves(folder: Path) -> list[Curve]:
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not readable as curves ({error}); make the results anew") from None
+
+
+def write_statistics(folder: Path, analysis: Analysis) -> None:
+    """Write statistics.csv, comparisons.csv, agreement.csv and conclusions.txt; raises OutputError."""
+    from medidiff.io.derived import write_whole
+
+    tables = {STATISTICS: analysis.summary, COMPARISONS: analysis.comparisons, AGREEMENT: analysis.agreement}
+    for name, table in tables.items():
+        write_whole(folder / name, table.to_csv(index=False, na_rep="nan", lineterminator="\n").encode())
+    write_whole(folder / CONCLUSIONS, "\n".join([*analysis.sentences, f"{DISCLAIMER.capitalize()}.\n"]).encode())
 
 
 def _texts(row: Row) -> list[str]:

@@ -1,0 +1,120 @@
+"""How far two readings of the same patients agree.
+
+Bland and Altman (1986), Lancet 327:307: bias = mean(a - b), limits of agreement = bias -+ 1.96 sd. The interval of the
+bias is Student's; those of the limits are exact for normal differences, by the noncentral t distribution (Carkeet 2015,
+Optom. Vis. Sci. 92:e71), and not symmetric.
+
+Intraclass correlation, McGraw and Wong (1996), Psychol. Methods 1:30, of n patients by k raters, two-way:
+
+    ICC(2,1) = (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n)     absolute agreement, random raters
+    ICC(3,1) = (MSR - MSE) / (MSR + (k - 1) MSE)                         consistency, fixed raters
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+Interval = tuple[float, float]
+
+NOWHERE = (float("nan"), float("nan"))
+COVERED = 0.95  # the limits of agreement hold this share of differences
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its confidence interval; nan where the data do not determine it."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class BlandAltman:
+    """Bias and limits of agreement of n patients."""
+
+    n: int
+    bias: Estimate
+    lower: Estimate
+    upper: Estimate
+
+
+def bland_altman(differences: Array, confidence: float = 0.95) -> BlandAltman:
+    """Agreement by the differences (n,) of two readings, or of a reading and the truth."""
+    n, mean = differences.size, float(differences.mean())
+    if n < 2:
+        unknown = Estimate(float("nan"), NOWHERE)
+        return BlandAltman(n, Estimate(mean, NOWHERE), unknown, unknown)
+    sd = float(differences.std(ddof=1))
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    z = float(stats.norm.ppf((1 + COVERED) / 2))
+    error = sd / np.sqrt(n)
+    student = error * stats.t.ppf(tails, n - 1)
+    noncentral = error * stats.nct.ppf(tails, n - 1, z * np.sqrt(n))
+    return BlandAltman(
+        n,
+        Estimate(mean, _pair(mean + student)),
+        Estimate(mean - z * sd, _pair(mean - noncentral[::-1])),
+        Estimate(mean + z * sd, _pair(mean + noncentral)),
+    )
+
+
+def icc(ratings: Array, confidence: float = 0.95) -> tuple[Estimate, Estimate]:
+    """ICC(2,1) and ICC(3,1) of ratings (n patients, k raters); nan for n < 2 or patients that do not differ."""
+    n, k = ratings.shape
+    unknown = Estimate(float("nan"), NOWHERE)
+    if n < 2:
+        return unknown, unknown
+    msr, msc, mse = _mean_squares(ratings)
+    rounding = (1e-12 * float(np.abs(ratings).max())) ** 2
+    if msr + mse <= rounding:
+        return unknown, unknown
+    absolute = (msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n)
+    consistent = (msr - mse) / (msr + (k - 1) * mse)
+    if mse <= rounding:  # raters differ by a constant at most: no error to measure an interval by
+        return Estimate(float(absolute), NOWHERE), Estimate(1.0, (1.0, 1.0))
+    return (
+        Estimate(float(absolute), _absolute_interval(msr, msc, mse, n, k, confidence)),
+        Estimate(float(consistent), _consistent_interval(msr / mse, n, k, confidence)),
+    )
+
+
+def _mean_squares(ratings: Array) -> tuple[float, float, float]:
+    """Between patients, between raters, and what is left."""
+    n, k = ratings.shape
+    centred = ratings - ratings.mean()
+    rows, columns = centred.mean(1), centred.mean(0)
+    left = centred - rows[:, None] - columns
+    return (
+        float(k * (rows**2).sum() / (n - 1)),
+        float(n * (columns**2).sum() / (k - 1)),
+        float((left**2).sum() / ((n - 1) * (k - 1))),
+    )
+
+
+def _consistent_interval(f: float, n: int, k: int, confidence: float) -> Interval:
+    """McGraw and Wong, table 7, ICC(C,1)."""
+    tail, error = (1 + confidence) / 2, (n - 1) * (k - 1)
+    low, high = f / stats.f.ppf(tail, n - 1, error), f * stats.f.ppf(tail, error, n - 1)
+    return float((low - 1) / (low + k - 1)), float((high - 1) / (high + k - 1))
+
+
+def _absolute_interval(msr: float, msc: float, mse: float, n: int, k: int, confidence: float) -> Interval:
+    """McGraw and Wong, table 7, ICC(A,1): degrees of freedom after Satterthwaite."""
+    tail = (1 + confidence) / 2
+    r = (msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n)
+    a, b = k * r / (n * (1 - r)), 1 + k * r * (n - 1) / (n * (1 - r))
+    v = (a * msc + b * mse) ** 2 / ((a * msc) ** 2 / (k - 1) + (b * mse) ** 2 / ((n - 1) * (k - 1)))
+    f_low, f_high = stats.f.ppf(tail, n - 1, v), stats.f.ppf(tail, v, n - 1)
+    spread = k * msc + (k * n - k - n) * mse
+    low = n * (msr - f_low * mse) / (f_low * spread + n * msr)
+    high = n * (f_high * msr - mse) / (spread + n * f_high * msr)
+    return float(low), float(high)
+
+
+def _pair(limits: Array) -> Interval:
+    return float(limits[0]), float(limits[1])
