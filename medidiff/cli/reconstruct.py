@@ -13,8 +13,9 @@ from medidiff import DISCLAIMER
 from medidiff.cli.bar import Bar
 
 if TYPE_CHECKING:
-    from medidiff.inference import RunRecord
+    from medidiff.inference import RunRecord, SeriesRecord
 
+CLASSICAL = "Classical methods (for comparison)"
 SAMPLING = "Sampling (texture and uncertainty modes)"
 INPUT = "Input and output"
 
@@ -31,7 +32,9 @@ def reconstruct(
         ),
     ] = "quantitative",
     strength: Annotated[float, typer.Option(help="0 (the scan as it is) to 100 (fully processed).")] = 100.0,
-    model: Annotated[str, typer.Option(help="Name of an embedded model (see medidiff models), or a file.")] = "ct",
+    model: Annotated[
+        str | None, typer.Option(help="Name of an embedded model (see medidiff models), or a file. Default ct.")
+    ] = None,
     series: Annotated[str | None, typer.Option(help="Only the series with this SeriesInstanceUID.")] = None,
     allow_gaps: Annotated[
         bool, typer.Option("--allow-gaps", help="Process a series that lacks slices.", rich_help_panel=INPUT)
@@ -51,6 +54,21 @@ def reconstruct(
             rich_help_panel=INPUT,
         ),
     ] = False,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="[b]model[/b], or instead of one: identity, gaussian, bilateral, nlm (non-local means), tv (total "
+            "variation), bm3d (a separate package, for non-commercial use only).",
+            rich_help_panel=CLASSICAL,
+        ),
+    ] = "model",
+    smoothing: Annotated[
+        float | None,
+        typer.Option(
+            help="Its strength, in noise levels of the scan (gaussian: in pixels). Default: what medidiff tune found.",
+            rich_help_panel=CLASSICAL,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=INPUT)] = "auto",
     steps: Annotated[int | None, typer.Option(help="Sampler steps. Default 6.", rich_help_panel=SAMPLING)] = None,
     sampler: Annotated[
@@ -76,9 +94,11 @@ def reconstruct(
     from medidiff.inference import reconstruct as run
 
     options = Options.of(
+        **({} if model is None else {"model": model}),
+        method=method,
         mode=mode,
         strength=strength,
-        model=model,
+        smoothing=smoothing,
         series=series,
         allow_gaps=allow_gaps,
         overwrite=overwrite,
@@ -99,7 +119,7 @@ def reconstruct(
 def _summarise(record: RunRecord, out: Path) -> None:
     plain = Console(highlight=False, soft_wrap=True)
     for series in record.series:
-        plain.print(escape(f"{out / series.folder}: {series.n_slices} slices, {series.mode}, model {series.model}"))
+        plain.print(escape(f"{out / series.folder}: {series.n_slices} slices, {_how(series)}"))
         if series.uncertainty_folder:
             plain.print(escape(f"{out / series.uncertainty_folder}: standard deviation in HU"))
         for warning in series.warnings:
@@ -107,6 +127,12 @@ def _summarise(record: RunRecord, out: Path) -> None:
     for reason in record.set_aside:
         plain.print(escape(f"set aside: {reason}"))
     plain.print(escape(f"{out / 'run.json'}: what was done ({DISCLAIMER})"))
+
+
+def _how(series: SeriesRecord) -> str:
+    if series.method == "model":
+        return f"{series.mode}, model {series.model}"
+    return f"method {series.method}" + (f", smoothing {series.smoothing:g}" if series.smoothing is not None else "")
 
 
 def register(app: typer.Typer) -> None:

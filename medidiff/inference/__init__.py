@@ -1,8 +1,20 @@
-"""Reconstruction: a trained model applied to whole studies, one slice at a time (`reconstruct`)."""
+"""Reconstruction: a method (a trained model, a classical denoiser) applied to whole studies, slice by slice."""
 
+from medidiff.inference.methods import Method, load_method
 from medidiff.inference.options import Options
 from medidiff.inference.record import RunRecord, SeriesRecord
-from medidiff.inference.restore import Restored, Restorer
+from medidiff.inference.restore import Restored, Restorer, SliceRestorer, restore
 from medidiff.inference.run import reconstruct
 
-__all__ = ["Options", "Restored", "Restorer", "RunRecord", "SeriesRecord", "reconstruct"]
+__all__ = [
+    "Method",
+    "Options",
+    "Restored",
+    "Restorer",
+    "RunRecord",
+    "SeriesRecord",
+    "SliceRestorer",
+    "load_method",
+    "reconstruct",
+    "restore",
+]

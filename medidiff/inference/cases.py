@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from medidiff.errors import InputError
-from medidiff.inference.options import Mode
 from medidiff.inference.sinks import DicomSink, NiftiSink, Place, Sink
 from medidiff.io.derived import Derivation, DerivedWriter
 from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
@@ -33,8 +32,7 @@ class Writing:
 
     places: tuple[Place, ...]
     series_uids: tuple[str | None, ...]
-    mode: Mode
-    description: str
+    derivation: Derivation
     transfer_syntax: str
     deterministic_uids: bool
 
@@ -144,16 +142,10 @@ class DicomCase:
 
     def _sink(self, source: DicomSource, writing: Writing, k: int) -> DicomSink:
         is_map = k == 1
-        what = "uncertainty (SD)" if is_map else writing.mode
         writer = DerivedWriter(
             source,
             writing.places[k].work,
-            Derivation(
-                writing.description + (", standard deviation map" if is_map else ""),
-                series_description_suffix=f"medidiff {what}",
-                comments="Standard deviation in HU" if is_map else "",
-                window=MAP_WINDOW_HU if is_map else None,
-            ),
+            _of_map(writing.derivation) if is_map else writing.derivation,
             series_number_offset=SERIES_NUMBER_OFFSETS[k],
             transfer_syntax=writing.transfer_syntax,
             deterministic_uids=source.series.instances[0].sop_instance_uid if writing.deterministic_uids else None,
@@ -161,6 +153,17 @@ class DicomCase:
             rescale=(MAP_SLOPE_HU, 0.0) if is_map else None,
         )
         return DicomSink(writing.places[k], writer)
+
+
+def _of_map(derivation: Derivation) -> Derivation:
+    """What is said of the uncertainty map that belongs to an image."""
+    return replace(
+        derivation,
+        description=f"{derivation.description}, standard deviation map",
+        series_description_suffix="medidiff uncertainty (SD)",
+        comments="Standard deviation in HU",
+        window=MAP_WINDOW_HU,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,12 @@
-"""What the user chooses: the mode, and the options that this mode uses.
+"""What the user chooses: the method, for a model its mode, and the options that these use.
 
     quantitative   E[x | y], one evaluation: the best estimate of every voxel
     texture        one sample of p(x | y): the mean plus noise at sigma_1, walked down a ladder by a sampler
     uncertainty    E[x | y] as the image, and the standard deviation of `draws` samples as a second one
 
-An option that a mode does not use is refused, not ignored: who gives it expects it to matter.
+    method         "model" in one of these modes, or a classical denoiser (medidiff/baselines) with its `smoothing`
+
+An option that is not used is refused, not ignored: who gives it expects it to matter.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from medidiff.baselines import BASELINES
 from medidiff.config import Settings
 from medidiff.diffusion.samplers import SAMPLERS
 from medidiff.errors import UsageError
 from medidiff.io.derived import TRANSFER_SYNTAXES
 
 Mode = Literal["quantitative", "texture", "uncertainty"]
+MODEL = "model"
+METHODS = (MODEL, *BASELINES)
 
 USED_BY: dict[str, tuple[Mode, ...]] = {
     "steps": ("texture", "uncertainty"),
@@ -27,18 +32,23 @@ USED_BY: dict[str, tuple[Mode, ...]] = {
     "seed": ("texture", "uncertainty"),
     "draws": ("uncertainty",),
 }
+USUAL: dict[str, tuple[str, ...]] = {"mode": ("quantitative",), "device": ("auto", "cpu")}  # of a classical method
 
 
 class Options(Settings):
     """The parameters of a run; None means "the mode's default", read through `Options.value`.
 
+    method     "model", or the name of a classical denoiser
     strength   per cent of the change that is applied: y + strength / 100 * (x_hat - y)
     model      name of an embedded model, or a file
+    smoothing  strength of a classical denoiser in its own unit
     """
 
+    method: str = MODEL
     mode: Mode = "quantitative"
     strength: float = Field(default=100.0, ge=0, le=100)
     model: str = "ct"
+    smoothing: float | None = Field(default=None, ge=0)
     steps: int | None = Field(default=None, ge=1, le=1000)
     sampler: str | None = None
     cfg_scale: float | None = Field(default=None, ge=0, le=20)
@@ -59,6 +69,13 @@ class Options(Settings):
         except ValidationError as error:
             raise UsageError("; ".join(_sentence(fault) for fault in error.errors())) from None
 
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"'{name}' is not a method: choose one of {', '.join(METHODS)}")
+        return name
+
     @field_validator("sampler")
     @classmethod
     def _known_sampler(cls, sampler: str | None) -> str | None:
@@ -75,13 +92,35 @@ class Options(Settings):
 
     @model_validator(mode="after")
     def _refuse_unused(self) -> Options:
-        unused = [name for name, modes in USED_BY.items() if getattr(self, name) is not None and self.mode not in modes]
-        if unused:
-            raise ValueError("; ".join(_unused(name, self.mode) for name in unused))
+        faults = self._unused_by_model() if self.method == MODEL else self._unused_by_classical()
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
+    def _unused_by_model(self) -> list[str]:
+        unused = [name for name, modes in USED_BY.items() if getattr(self, name) is not None and self.mode not in modes]
+        faults = [_unused(name, self.mode) for name in unused]
+        if self.smoothing is not None:
+            faults.append("--smoothing is the strength of a classical method, a model has none: leave it out")
+        return faults
+
+    def _unused_by_classical(self) -> list[str]:
+        unused = [name for name in USED_BY if getattr(self, name) is not None]
+        unused += [name for name, usual in USUAL.items() if getattr(self, name) not in usual]
+        unused += ["model"] if "model" in self.model_fields_set else []
+        faults = [
+            f"{_flag(name)} is not used by --method {self.method}, only by a model: leave it out" for name in unused
+        ]
+        baseline = BASELINES[self.method]
+        if self.smoothing is not None and baseline.smoothing is None:
+            faults.append(f"--smoothing: --method {self.method} has no strength: leave it out")
+        elif self.smoothing is not None and self.smoothing > baseline.high:
+            offered = f"--method {self.method} takes 0 to {baseline.high:g} {baseline.unit}"
+            faults.append(f"--smoothing: {self.smoothing:g} was given, but {offered}")
+        return faults
+
     def parameters(self) -> dict[str, Any]:
-        """What decides the voxels, defaults filled in; options that the mode does not use are absent."""
+        """What decides a model's voxels, defaults filled in; options that the mode does not use are absent."""
         chosen: dict[str, Any] = {"mode": self.mode, "strength": self.strength}
         for name, modes in USED_BY.items():
             if self.mode in modes:

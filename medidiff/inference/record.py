@@ -29,7 +29,10 @@ OURS = re.compile(rf"\d{{4,}}\.dcm|{re.escape(NIFTI_NAME)}|{re.escape(MAP_NAME)}
 
 
 class SeriesRecord(Settings):
-    """One series of a run. `nfe` counts network evaluations a slice, `seconds` are per stage (they overlap)."""
+    """One series of a run. `nfe` counts network evaluations a slice, `seconds` are per stage (they overlap).
+
+    A classical `method` has a `smoothing` where a model has its name and hash; its stage is "network" all the same.
+    """
 
     index: int
     folder: str = Field(pattern=FOLDER)
@@ -43,10 +46,12 @@ class SeriesRecord(Settings):
     output_series_uid: str | None = None
     uncertainty_folder: str | None = Field(default=None, pattern=FOLDER)
     uncertainty_series_uid: str | None = None
-    model: str
-    model_sha256: str
+    method: str = "model"
+    model: str | None
+    model_sha256: str | None
     mode: str
     strength: float
+    smoothing: float | None = None
     sampler: str | None = None
     nfe: int | None = None
     seed: int | None = None

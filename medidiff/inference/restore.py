@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,28 +52,41 @@ class Restored:
     padding: NDArray[np.bool_] | None
 
 
+class SliceRestorer(Protocol):
+    """Restores the slices of one case, in any order."""
+
+    @property
+    def slab(self) -> int:
+        """Number of neighbouring slices that it looks at, odd."""
+
+    def slice(self, index: int, slab: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> Restored:
+        """Restore slice `index` from its slab (K, rows, columns); `padding` of that slice comes back untouched."""
+
+
+def restore(
+    restorer: SliceRestorer, source: SliceSource, indices: Iterable[int], io: Executor, seconds: dict[str, float]
+) -> Iterator[Restored]:
+    """Restore the slices `indices` (increasing) of a source, which is read in the one thread of `io`.
+
+    The time of each stage is added to `seconds`; reading runs beside the network, so the stages overlap.
+    """
+    for index, slab, padding in slabs(source, indices, restorer.slab, io, seconds):
+        with timed(seconds, "network"):
+            restored = restorer.slice(index, slab, padding)
+        yield restored
+
+
 @dataclass(frozen=True, eq=False)
 class Restorer:
-    """A model with the parameters of `Options.parameters()` and the seed of one case.
-
-    seconds   stage -> time spent so far; reading runs beside the network, so the stages overlap
-    """
+    """A model with the parameters of `Options.parameters()` and the seed of one case."""
 
     model: Model
     parameters: dict[str, Any]
     case: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
 
-    def slices(self, source: SliceSource, indices: Iterable[int], io: Executor) -> Iterator[Restored]:
-        """Restore the slices `indices` (increasing) of a source, which is read in the one thread of `io`.
-
-        Raises UnitError for the wrong unit.
-        """
-        self.model.scaling.require(source.unit)
-        for index, slab, padding in slabs(source, indices, self.model.slab, io, self.seconds):
-            with timed(self.seconds, "network"):
-                restored = self.slice(index, slab, padding)
-            yield restored
+    @property
+    def slab(self) -> int:
+        return self.model.slab
 
     def slice(self, index: int, slab: NDArray[np.float32], padding: NDArray[np.bool_] | None = None) -> Restored:
         """Restore one slice from its slab (K, rows, columns)."""
@@ -82,10 +95,9 @@ class Restorer:
             estimate, deviation = self._estimate(index, self.model.condition(slab))
             x_hat = self.model.image(estimate, y.shape)
             sd = None if deviation is None else self._calibrated(deviation, y.shape)
-        image = y + np.float32(self.parameters["strength"] / 100) * (x_hat - y)
-        if padding is not None:
-            image = np.where(padding, y, image)
-            sd = None if sd is None else np.where(padding, np.float32(0), sd)
+        image = blended(y, x_hat, self.parameters["strength"], padding)
+        if sd is not None and padding is not None:
+            sd = np.where(padding, np.float32(0), sd)
         return Restored(index, image, sd, padding)
 
     def _estimate(self, index: int, cond: Condition) -> tuple[Tensor, Tensor | None]:
@@ -110,6 +122,14 @@ class Restorer:
         scaling = self.model.scaling
         sd = deviation[0, 0, : matrix[0], : matrix[1]].float().cpu().numpy() * np.float32(scaling.factor)
         return sd * np.float32(calibration(self.model) or 1.0)
+
+
+def blended(
+    y: NDArray[np.float32], x_hat: NDArray[np.float32], strength: float, padding: NDArray[np.bool_] | None
+) -> NDArray[np.float32]:
+    """y + strength / 100 * (x_hat - y), and y where nothing was measured."""
+    image = y + np.float32(strength / 100) * (x_hat - y)
+    return image if padding is None else np.where(padding, y, image)
 
 
 def ladder(parameters: dict[str, Any]) -> Tensor:

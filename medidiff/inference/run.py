@@ -1,6 +1,6 @@
 """One run: every requested series of a path, slice by slice, into a folder that is never half a result.
 
-    options checked -> model loaded -> input found -> OUT made ready (or refused) -> series by series:
+    options checked -> method loaded -> input found -> OUT made ready (or refused) -> series by series:
     open -> restore the slices that are missing -> write each -> rename into place -> run.json
 
 A series that fails leaves nothing and does not stop the others. A full or vanished disk stops the run; what is
@@ -16,20 +16,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from medidiff import __version__
-from medidiff.diffusion.schedule import case_seed
-from medidiff.errors import InputError, MedidiffError, ModelError, OutputError, PartialFailure, UsageError
+from medidiff.errors import InputError, MedidiffError, OutputError, PartialFailure, UsageError
 from medidiff.inference import record as records
 from medidiff.inference.cases import Case, Found, Writing, find_cases
-from medidiff.inference.options import Options
+from medidiff.inference.methods import Method, load_method
+from medidiff.inference.options import MODEL, Options
 from medidiff.inference.record import RunRecord, SeriesRecord
-from medidiff.inference.restore import Restored, Restorer, calibration, evaluations, timed
+from medidiff.inference.restore import Restored, SliceRestorer, restore, timed
 from medidiff.inference.sinks import UNFINISHED, Place, Sink
-from medidiff.model import Model, load
 from medidiff.progress import Progress, silent
 from medidiff.volume import SliceSource
 
@@ -47,12 +44,12 @@ def reconstruct(path: Path, out: Path, options: Options, *, progress: Progress =
     path, out = Path(path), Path(out)
     _require_apart(path, out)
     records.require_ours(out)
-    device = choose_device(options.device)
-    model = load(options.model).to(device)
+    device = choose_device(options.device if options.method == MODEL else "cpu")
+    method = load_method(options, device)
     found = find_cases(path, series=options.series, allow_gaps=options.allow_gaps)
-    planned = _plan(found, model, options, device)
+    planned = _plan(found, method, options, device)
     made = _require_room(out, planned, found.cases)
-    run = _Run(out, model, options, records.begin(out, planned, overwrite=options.overwrite), progress)
+    run = _Run(out, method, options, records.begin(out, planned, overwrite=options.overwrite), progress)
     for case in found.cases:
         run.do(case)
     return run.close(made)
@@ -61,7 +58,7 @@ def reconstruct(path: Path, out: Path, options: Options, *, progress: Progress =
 @dataclass
 class _Run:
     out: Path
-    model: Model
+    method: Method
     options: Options
     record: RunRecord
     progress: Progress
@@ -109,16 +106,15 @@ class _Run:
         return series.model_copy(update={"status": "failed", "error": reason})
 
     def _series(self, case: Case, series: SeriesRecord) -> SeriesRecord:
-        _require_modality(self.model, case)
+        self.method.require_modality(case.modality)
         seconds = dict(series.seconds)
         with timed(seconds, "open"):
             source = case.open()
-            self.model.scaling.require(source.unit)
+            self.method.require(source.unit)
             sinks = case.sinks(source, self._writing(series))
         series = _started(series, sinks)
         self._save(series)
-        case_number = case_seed(case.identity, self.record.parameters.get("seed", 0))
-        self._slices(source, sinks, Restorer(self.model, self.record.parameters, case_number, seconds))
+        self._slices(source, sinks, self.method.for_case(case.identity), seconds)
         with timed(seconds, "write"):
             for sink in sinks:
                 sink.finish()
@@ -127,14 +123,16 @@ class _Run:
         changes = {"status": "done", "error": None, "seconds": rounded, "warnings": tuple(dict.fromkeys(found))}
         return series.model_copy(update=changes)
 
-    def _slices(self, source: SliceSource, sinks: Sequence[Sink], restorer: Restorer) -> None:
+    def _slices(
+        self, source: SliceSource, sinks: Sequence[Sink], restorer: SliceRestorer, seconds: dict[str, float]
+    ) -> None:
         """Restore what is missing; one thread reads and writes while this one computes."""
         n = source.geometry.n_slices
         missing = [k for k in range(n) if not all(sink.has(k) for sink in sinks)]
         self._advance(self.done + n - len(missing))
 
         def write(restored: Restored) -> None:
-            with timed(restorer.seconds, "write"):
+            with timed(seconds, "write"):
                 for sink, values in zip(sinks, (restored.image, restored.deviation), strict=False):
                     if values is not None and not sink.has(restored.index):
                         sink.write(restored.index, values, restored.padding)
@@ -142,7 +140,7 @@ class _Run:
         with ThreadPoolExecutor(1, thread_name_prefix="files") as io:
             try:
                 waiting: deque[Future[None]] = deque()
-                for restored in restorer.slices(source, missing, io):
+                for restored in restore(restorer, source, missing, io, seconds):
                     waiting.append(io.submit(write, restored))
                     self._settle(waiting, leave=WRITES_AT_ONCE)
                 self._settle(waiting, leave=0)
@@ -160,8 +158,7 @@ class _Run:
         return Writing(
             places=places,
             series_uids=(series.output_series_uid, series.uncertainty_series_uid)[: len(places)],
-            mode=self.options.mode,
-            description=_description(series, self.record.parameters),
+            derivation=self.method.derivation,
             transfer_syntax=self.options.transfer_syntax,
             deterministic_uids=self.options.deterministic_uids,
         )
@@ -190,21 +187,20 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _plan(found: Found, model: Model, options: Options, device: torch.device) -> RunRecord:
-    parameters = options.parameters()
+def _plan(found: Found, method: Method, options: Options, device: torch.device) -> RunRecord:
     outside = {key: getattr(options, key) for key in ("series", "allow_gaps", "transfer_syntax", "deterministic_uids")}
     return RunRecord(
-        parameters={**parameters, "model": model.card.name, "model_sha256": model.sha256, **outside},
+        parameters={**method.parameters, **outside},
         device=str(device.type),
         threads=torch.get_num_threads(),
-        series=tuple(_planned(case, model, parameters) for case in found.cases),
+        series=tuple(_planned(case, method, options.method) for case in found.cases),
         set_aside=found.set_aside,
         damaged=found.damaged,
     )
 
 
-def _planned(case: Case, model: Model, parameters: dict[str, Any]) -> SeriesRecord:
-    uncertain = parameters["mode"] == "uncertainty"
+def _planned(case: Case, method: Method, kind: str) -> SeriesRecord:
+    parameters = method.parameters
     return SeriesRecord(
         index=case.index,
         folder=case.folder,
@@ -213,48 +209,24 @@ def _planned(case: Case, model: Model, parameters: dict[str, Any]) -> SeriesReco
         n_slices=case.n_slices,
         input_series_uid=case.series_uid,
         input_fingerprint=case.fingerprint,
-        uncertainty_folder=f"{case.folder}_uncertainty" if uncertain else None,
-        model=model.card.name,
-        model_sha256=model.sha256,
+        uncertainty_folder=f"{case.folder}_uncertainty" if method.has_deviation else None,
+        method=kind,
+        model=parameters.get("model"),
+        model_sha256=method.sha256,
         mode=parameters["mode"],
         strength=parameters["strength"],
+        smoothing=parameters.get("smoothing"),
         sampler=parameters.get("sampler"),
-        nfe=evaluations(parameters),
+        nfe=method.nfe,
         seed=parameters.get("seed"),
-        warnings=(*case.warnings, *_notes(model, parameters["mode"])),
+        warnings=(*case.warnings, *method.warnings),
     )
-
-
-def _notes(model: Model, mode: str) -> tuple[str, ...]:
-    if mode == "uncertainty" and calibration(model) is None:
-        return ("the uncertainty map is not calibrated: it is the raw spread of samples",)
-    return ()
 
 
 def _started(series: SeriesRecord, sinks: Sequence[Sink]) -> SeriesRecord:
     uids = [sink.series_uid for sink in sinks]
     changes = {"status": "started", "output_series_uid": uids[0], "uncertainty_series_uid": [*uids, None][1]}
     return series.model_copy(update=changes)
-
-
-def _description(series: SeriesRecord, parameters: dict[str, Any]) -> str:
-    details = [f"{key} {parameters[key]}" for key in ("sampler", "steps", "cfg_scale", "draws", "seed")
-               if parameters.get(key) is not None]  # fmt: skip
-    return ", ".join(
-        [
-            f"medidiff {__version__} model {series.model} sha256 {series.model_sha256}",
-            f"mode {series.mode}",
-            f"strength {series.strength:g} %",
-            f"{series.nfe} network evaluations per slice",
-            *details,
-        ]
-    )
-
-
-def _require_modality(model: Model, case: Case) -> None:
-    if case.modality != model.card.modality:
-        name, made_for = model.card.name, model.card.modality
-        raise ModelError(f"model '{name}' is made for {made_for}, the series is {case.modality}: choose another model")
 
 
 def _require_apart(path: Path, out: Path) -> None:

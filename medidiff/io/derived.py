@@ -118,6 +118,7 @@ class Derivation:
     comments                   first words of ImageComments
     is_noise_added             True for a simulated low dose: the series says so instead of "AI-processed"
     is_ai                      False for a conversion that changed no values
+    classical                  name of the classical filter that was used instead of a network
     window                     (centre, width) that replaces the source's, e.g. for an uncertainty map
     """
 
@@ -128,11 +129,14 @@ class Derivation:
     is_noise_added: bool = False
     is_ai: bool = True
     window: tuple[float, float] | None = None
+    classical: str = ""
 
     @property
     def nature(self) -> str:
         if self.is_noise_added:
             return "simulated low dose"
+        if self.classical:
+            return f"denoised by the classical method {self.classical}"
         return "AI-processed" if self.is_ai else "converted"
 
 

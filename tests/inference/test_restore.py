@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from medidiff.errors import UnitError
 from medidiff.inference.options import Options
-from medidiff.inference.restore import Restorer, evaluations, slabs
+from medidiff.inference.restore import Restorer, evaluations, restore, slabs
 from medidiff.model import Model, load
 from medidiff.patches import slab_indices
 from medidiff.volume import Geometry, Volume
@@ -42,7 +41,7 @@ def volume() -> Volume:
 def restored(model: Model, volume: Any, indices: Any = range(7), case: int = 5, **options: Any) -> dict[int, Any]:
     restorer = Restorer(model, Options(**options).parameters(), case)
     with ThreadPoolExecutor(1) as io:
-        return {r.index: r for r in restorer.slices(volume, indices, io)}
+        return {r.index: r for r in restore(restorer, volume, indices, io, {})}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -156,13 +155,6 @@ def test_each_slice_is_read_once_and_in_order(indices: Any, expected: list[int],
         for index, slab, _ in slabs(source, indices, 3, io, {}):
             np.testing.assert_array_equal(slab, volume.array[slab_indices(index, 7, 3)])
     assert source.reads == expected
-
-
-def test_another_unit_is_refused(model: Model, volume: Volume) -> None:
-    other = Counting(volume)
-    other.unit = "BQML"
-    with pytest.raises(UnitError, match="works on HU, the data are in BQML"):
-        restored(model, other)
 
 
 def test_threads_change_at_most_one_hu_in_half_a_percent(model: Model) -> None:

@@ -1,0 +1,204 @@
+"""One interface for every way to restore a slice: a trained model, or a classical denoiser with one strength.
+
+    method     made once a process: what decides the voxels, and what it needs of a scan
+    restorer   the method for one case (noise is seeded by its identity), slice by slice
+
+    out = y + strength / 100 * (x_hat - y)        for every method: the blend with the scan is part of the interface
+
+A classical denoiser works on the slice alone. Its strength is in units of the noise level measured in that slice
+(pixels for the Gaussian); pixels without a measurement are filled from their neighbours before, and kept after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medidiff import __version__
+from medidiff.baselines import BASELINES, Baseline, filled
+from medidiff.diffusion.schedule import case_seed
+from medidiff.errors import ModelError, UnitError, UsageError
+from medidiff.inference.options import Options
+from medidiff.inference.restore import Restored, Restorer, SliceRestorer, blended, calibration, evaluations
+from medidiff.io.derived import Derivation
+from medidiff.model import Model, load
+from medidiff.noise.level import noise_level
+
+NETWORK_CODE = ("MDIFF-NETWORK", "99MEDIDIFF", "Neural network denoising")  # one that is no diffusion model
+CLASSICAL_CODE = ("MDIFF-FILTER", "99MEDIDIFF", "Classical denoising filter")
+NOT_CALIBRATED = "the uncertainty map is not calibrated: it is the raw spread of samples"
+DETAILS = ("sampler", "steps", "cfg_scale", "draws", "seed")
+
+
+class Method(Protocol):
+    """What a run, a study and a search need to know of a way to restore.
+
+    name           of the method, or of the model
+    parameters     everything that decides voxels
+    has_deviation  whether a slice comes with its standard deviation
+    sha256         of the model's file; None for a classical denoiser
+    nfe            network evaluations a slice
+    warnings       what a user of the results must know
+    derivation     what headers of results say
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def slab(self) -> int: ...
+    @property
+    def parameters(self) -> dict[str, Any]: ...
+    @property
+    def has_deviation(self) -> bool: ...
+    @property
+    def sha256(self) -> str | None: ...
+    @property
+    def nfe(self) -> int: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def derivation(self) -> Derivation: ...
+
+    def require(self, unit: str) -> None:
+        """Raise UnitError for data in another unit than the method works on."""
+
+    def require_modality(self, modality: str) -> None:
+        """Raise ModelError for data of another modality than the method was made for."""
+
+    def for_case(self, identity: str) -> SliceRestorer:
+        """The method for the slices of one case, seeded by its identity."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A trained model in one mode."""
+
+    model: Model
+    options: Options
+
+    @property
+    def name(self) -> str:
+        return self.model.card.name
+
+    @property
+    def slab(self) -> int:
+        return self.model.slab
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {**self.options.parameters(), "model": self.name, "model_sha256": self.sha256}
+
+    @property
+    def has_deviation(self) -> bool:
+        return self.options.mode == "uncertainty"
+
+    @property
+    def sha256(self) -> str:
+        return self.model.sha256
+
+    @property
+    def nfe(self) -> int:
+        return evaluations(self.options.parameters())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return (NOT_CALIBRATED,) if self.has_deviation and calibration(self.model) is None else ()
+
+    @property
+    def derivation(self) -> Derivation:
+        parameters = self.options.parameters()
+        texts = [
+            f"medidiff {__version__} model {self.name} sha256 {self.sha256}",
+            f"mode {parameters['mode']}",
+            f"strength {parameters['strength']:g} %",
+            f"{self.nfe} network evaluations per slice",
+            *(f"{key} {parameters[key]}" for key in DETAILS if parameters.get(key) is not None),
+        ]
+        derivation = Derivation(", ".join(texts), f"medidiff {self.options.mode}")
+        return derivation if self.model.can_sample else replace(derivation, code=NETWORK_CODE)
+
+    def require(self, unit: str) -> None:
+        self.model.scaling.require(unit)
+
+    def require_modality(self, modality: str) -> None:
+        made_for = self.model.card.modality
+        if modality != made_for:
+            raise ModelError(
+                f"model '{self.name}' is made for {made_for}, the series is {modality}: choose another model"
+            )
+
+    def for_case(self, identity: str) -> Restorer:
+        parameters = self.options.parameters()
+        return Restorer(self.model, parameters, case_seed(identity, parameters.get("seed", 0)))
+
+
+@dataclass(frozen=True, eq=False)
+class Classical:
+    """A classical denoiser with its strength; also its own restorer, as nothing is drawn."""
+
+    name: str
+    smoothing: float | None
+    strength: float = 100.0
+    slab: int = 1
+    nfe: int = 0
+    has_deviation: bool = False
+    sha256: None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def baseline(self) -> Baseline:
+        return BASELINES[self.name]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        chosen = {"method": self.name, "mode": "quantitative", "strength": self.strength}
+        return chosen if self.smoothing is None else chosen | {"smoothing": self.smoothing}
+
+    @property
+    def derivation(self) -> Derivation:
+        what = f"medidiff {__version__} method {self.name} ({self.baseline.title}, {self.baseline.source})"
+        smoothing = () if self.smoothing is None else (f"smoothing {self.smoothing:g} {self.baseline.unit}",)
+        description = ", ".join([what, *smoothing, f"strength {self.strength:g} %", "no neural network"])
+        return Derivation(description, f"medidiff {self.name}", CLASSICAL_CODE, is_ai=False, classical=self.name)
+
+    def require(self, unit: str) -> None:
+        if unit != "HU":
+            raise UnitError(f"method '{self.name}' works on HU, the data are in {unit}: choose a model made for {unit}")
+
+    def require_modality(self, modality: str) -> None:
+        if modality != "CT":
+            raise ModelError(f"method '{self.name}' is set up for CT, the series is {modality}: choose a model for it")
+
+    def for_case(self, identity: str) -> Classical:
+        return self
+
+    def slice(self, index: int, slab: NDArray[np.float32], padding: NDArray[np.bool_] | None = None) -> Restored:
+        """Restore the middle slice of a slab (K, rows, columns)."""
+        y = slab[len(slab) // 2]
+        measured = y if padding is None else filled(y, padding)
+        x_hat = self.baseline.function(measured, noise_level(y), self.smoothing or 0.0)
+        return Restored(index, blended(y, x_hat, self.strength, padding), None, padding)
+
+
+def load_method(options: Options, device: torch.device | None = None) -> Method:
+    """The method that the options name, ready for use; `device` (default CPU) is where a model goes.
+
+    Raises ModelError for a model that cannot be loaded, UsageError for a mode that it does not have or for a
+    package that is absent.
+    """
+    if options.method == "model":
+        model = load(options.model).to(device or torch.device("cpu"))
+        if options.mode != "quantitative" and not model.can_sample:
+            raise UsageError(
+                f"--mode {options.mode}: model '{model.card.name}' ({model.architecture.network}) gives one best "
+                "estimate and cannot draw samples: use --mode quantitative, or a diffusion model"
+            )
+        return Learned(model, options)
+    baseline = BASELINES[options.method]
+    baseline.require()
+    smoothing = baseline.smoothing if options.smoothing is None else options.smoothing
+    return Classical(options.method, smoothing, options.strength)
