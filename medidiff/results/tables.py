@@ -60,7 +60,7 @@ def write_curves(folder: Path, curves: Iterable[Curve]) -> None:
     from medidiff.io.derived import write_whole
 
     ordered = sorted(curves, key=attrgetter("case", "method", "region", "name"))
-    texts = [json.dumps(_plain(asdict(curve)), allow_nan=False, ensure_ascii=False) for curve in ordered]
+    texts = [strict_json(asdict(curve) | {"x": _floats(curve.x), "y": _floats(curve.y)}) for curve in ordered]
     write_whole(folder / CURVES, ("[" + ",\n".join(texts) + "]\n").encode())
 
 
@@ -92,7 +92,7 @@ def _texts(row: Row) -> list[str]:
 
 def _case_cells(facts: CaseFacts) -> list[str]:
     dose = "" if facts.dose is None else repr(float(facts.dose))
-    extra = json.dumps(dict(facts.extra), ensure_ascii=False, default=str)
+    extra = strict_json(dict(facts.extra))
     return [facts.case, facts.patient, facts.group, dose, facts.reference_noise, str(facts.n_slices), extra]
 
 
@@ -134,12 +134,18 @@ def _write_parquet(path: Path, table: pd.DataFrame) -> None:
         parquet.write_table(arrow, temporary, compression="zstd")
 
 
+def strict_json(value: Any) -> str:
+    """JSON that every reader accepts: numbers that are not finite become strings that float() reads."""
+    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, default=str)
+
+
 def _plain(value: Any) -> Any:
-    """What JSON can hold: numbers that are not finite become strings that float() reads."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, str):
-        return value
-    return float(value) if math.isfinite(value) else repr(float(value))
+    return repr(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _floats(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in values]

@@ -33,7 +33,7 @@ def sign_flip(differences: Array, resamples: int = 10_000, seed: int = 0) -> Arr
     signs = _all_signs(n) if n <= EXACT_N else _random_signs(n, resamples, seed)
     extreme = (np.abs(differences @ signs.T) >= least[..., None]).sum(-1)
     drawn = int(n > EXACT_N)  # of random patterns the observed one is one more
-    return np.asarray((extreme + drawn) / (len(signs) + drawn)).astype(np.float64)
+    return np.asarray((extreme + drawn) / (len(signs) + drawn))
 
 
 def smallest_p(n: int, resamples: int = 10_000) -> float:
@@ -45,7 +45,7 @@ def smallest_p(n: int, resamples: int = 10_000) -> float:
 def _all_signs(n: int) -> Array:
     """(2^(n-1), n): the last sign is +, as a pattern and its negative are equally extreme."""
     bits = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1
-    return 1.0 - 2.0 * bits
+    return np.where(bits == 1, -1.0, 1.0)
 
 
 def _random_signs(n: int, resamples: int, seed: int) -> Array:
