@@ -129,25 +129,59 @@ class Flipped:
         return slice(None, None, -1 if self.axes[1] else 1), slice(None, None, -1 if self.axes[2] else 1)
 
 
-def turned(source: SliceSource, wanted: Geometry) -> Flipped:
-    """`source` with its axes turned into the order of `wanted` (other programs flip rows or slices)."""
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A slice source that was found to lie on `geometry`, which says it more exactly than its own header."""
+
+    source: SliceSource
+    geometry: Geometry
+
+    @property
+    def unit(self) -> Unit:
+        return self.source.unit
+
+    def read(self, index: int) -> NDArray[np.float32]:
+        return self.source.read(index)
+
+    def padding(self, index: int) -> NDArray[np.bool_] | None:
+        return self.source.padding(index)
+
+
+def on_grid(source: SliceSource, wanted: Geometry, *, even: bool = False) -> SliceSource:
+    """`source` with its axes turned into the order of `wanted` (other programs flip rows or slices).
+
+    `even` where one of the two is NIfTI: its headers are float32, and slices are taken as it must have stored
+    them, evenly. Raises GeometryError, saying what differs, where the two are not the same grid.
+    """
+    if source.geometry.difference(wanted) is None:
+        return source
+    flipped = _turned(source, wanted)
+    if even:
+        difference = _even(flipped.geometry).difference(_even(wanted), tolerance_mm=NIFTI_MM)
+    else:
+        difference = flipped.geometry.difference(wanted)
+    if difference:
+        raise GeometryError(difference)
+    return Placed(flipped, wanted)
+
+
+def match_grid(source: NiftiSource, wanted: Geometry) -> SliceSource:
+    """`on_grid` for a NIfTI file and the geometry of a DICOM series; the error names the file."""
+    try:
+        return on_grid(source, wanted, even=True)
+    except GeometryError as error:
+        raise GeometryError(f"{source.path}: not the grid of the DICOM series: {error}") from None
+
+
+def _turned(source: SliceSource, wanted: Geometry) -> Flipped:
     here = source.geometry
     pairs = ((here.slice_vector_mm, wanted.slice_vector_mm), (here.down, wanted.down), (here.right, wanted.right))
     back_slice, back_row, back_column = (bool(a @ b < 0) for a, b in pairs)
     return Flipped(source, (back_slice, back_row, back_column))
 
 
-def match_grid(source: NiftiSource, wanted: Geometry) -> Flipped:
-    """`source` turned to the axes of `wanted`.
-
-    Raises GeometryError, saying what differs, where the two are not the same grid; uneven slices of `wanted`
-    are taken as NIfTI must have stored them, evenly.
-    """
-    flipped = turned(source, wanted)
-    even = Geometry.from_affine(wanted.affine, wanted.shape)
-    if difference := flipped.geometry.difference(even, tolerance_mm=NIFTI_MM):
-        raise GeometryError(f"{source.path}: not the grid of the DICOM series: {difference}")
-    return flipped
+def _even(geometry: Geometry) -> Geometry:
+    return Geometry.from_affine(geometry.affine, geometry.shape)
 
 
 def open_nifti(path: Path, unit: Unit = "HU") -> NiftiSource:
