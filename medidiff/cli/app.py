@@ -21,6 +21,7 @@ VERBS = {  # each with its heading in --help
     "convert": "Scans",
     "demo": "Scans",
     "simulate": "Research",
+    "run": "Research",
     "models": "Research",
     "train": "Research",
 }
