@@ -20,7 +20,7 @@ def gmsd(image: Array, reference: Array, preset: Preset = PRESETS["hu"], mask: M
     """Gradient magnitude similarity deviation of two slices of any size; pixels outside the mask influence nothing."""
     x, y = (_gradient(halve_padded(values)) for values in preset.pair(image, reference, mask))
     similarity = (2 * x * y + C) / (x * x + y * y + C)
-    chosen = similarity if mask is None else similarity[halve_padded(mask) == 1]
+    chosen = similarity if mask is None else similarity[halve_padded(~mask) == 0]
     return float(chosen.std()) if chosen.size else float("nan")
 
 

@@ -7,8 +7,8 @@ declaration. `hu` and `suv` clip nothing: they only declare the range (12-bit CT
 
     PSNR, SSIM   in a display window of DICOM (PS3.3 C.11.2.1.2), width - 1 wide: chest -600/1500, abdomen 50/400,
                  neuro 40/80; SSIM with the defaults of scikit-image (flat 7 x 7 window, sample covariance)
-    RMSE, VIF    of HU clipped to [-1024, 1900] whatever the window; VIF with one grey level a HU, and with the two
-                 images in exchanged roles (their call passes the target where the library expects the prediction)
+    RMSE, VIF    of HU clipped to [-1024, 1900] whatever the window; VIF with one grey level a HU, in single precision
+                 and with the images in exchanged roles (the target goes where the library expects the prediction)
     all          means over slices of all pixels, padding included
 """
 
@@ -33,22 +33,21 @@ class Conventions:
     """What protocols settle differently, apart from the range.
 
     ssim_window     "gaussian": 11 x 11, sigma 1.5, as Wang et al. (2004); "flat": 7 x 7 with sample covariance
-    limits          RMSE and VIF are measured of values clipped to these, at one VIF grey level a unit; None: in the
-                    preset's own range, which VIF sees as 0 to 255
+    limits          RMSE and VIF are measured of values clipped to these; None: in the preset's own range
     slice_rmse      the RMSE of a volume is the mean of its slices', not the root over all voxels
     padding_counts  every pixel of a slice counts
-    vif_of          whose information VIF takes as the whole
+    vif             "sheikh": the information of the reference that the image kept; "ldct-benchmark": their call
     """
 
     ssim_window: Literal["gaussian", "flat"] = "gaussian"
     limits: tuple[float, float] | None = None
     slice_rmse: bool = False
     padding_counts: bool = False
-    vif_of: Literal["reference", "candidate"] = "reference"
+    vif: Literal["sheikh", "ldct-benchmark"] = "sheikh"
 
 
 OURS = Conventions()
-LDCT_BENCHMARK = Conventions("flat", (-1024.0, 1900.0), slice_rmse=True, padding_counts=True, vif_of="candidate")
+LDCT_BENCHMARK = Conventions("flat", (-1024.0, 1900.0), slice_rmse=True, padding_counts=True, vif="ldct-benchmark")
 
 
 @dataclass(frozen=True)

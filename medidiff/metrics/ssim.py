@@ -12,12 +12,9 @@ not count, as in the authors' code. The window is a Gaussian of sigma 1.5 pixels
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, uniform_filter
 
+from medidiff.metrics.moments import gaussian, moments
 from medidiff.metrics.preset import PRESETS, Array, Double, Mask, Preset
 
 C1, C2 = 0.01**2, 0.03**2
@@ -25,23 +22,7 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST = 11 * 2 ** (len(SCALE_WEIGHTS) - 1)  # pixels a side, so that the window fits at the last scale
 
 
-class Window(NamedTuple):
-    """A window of 2 `border` + 1 pixels a side; `freedom` corrects variances for their degrees of freedom."""
-
-    border: int
-    sigma: float | None
-    freedom: float = 1.0
-
-    def mean(self, values: Double) -> Double:
-        if self.sigma is None:
-            return uniform_filter(values, 2 * self.border + 1)
-        return gaussian_filter(values, self.sigma, radius=self.border)
-
-    def crop(self, values: NDArray[Any]) -> NDArray[Any]:
-        return values[self.border : -self.border, self.border : -self.border]
-
-
-WINDOWS = {"gaussian": Window(5, 1.5), "flat": Window(3, None, 49 / 48)}
+WINDOWS = {"gaussian": (gaussian(11, 1.5), 1.0), "flat": (np.full(7, 1 / 7), 49 / 48)}  # and degrees of freedom
 
 
 def ssim(image: Array, reference: Array, preset: Preset = PRESETS["hu"], mask: Mask | None = None) -> float:
@@ -49,24 +30,24 @@ def ssim(image: Array, reference: Array, preset: Preset = PRESETS["hu"], mask: M
 
     Pixels outside the mask influence nothing.
     """
-    form = WINDOWS[preset.conventions.ssim_window]
-    if min(reference.shape) <= 2 * form.border:
+    weights, freedom = WINDOWS[preset.conventions.ssim_window]
+    if min(reference.shape) < weights.size:
         return float("nan")
-    luminance, contrast = _components(*preset.pair(image, reference, mask), form)
-    return _mean(luminance * contrast, None if mask is None else form.crop(mask))
+    luminance, contrast = _components(*preset.pair(image, reference, mask), weights, freedom)
+    luminance *= contrast
+    return _mean(luminance, mask)
 
 
 def ms_ssim(image: Array, reference: Array, preset: Preset = PRESETS["hu"], mask: Mask | None = None) -> float:
     """Multi-scale structural similarity of two slices; nan for slices of less than 176 pixels on a side."""
     if min(reference.shape) < SMALLEST:
         return float("nan")
-    form = WINDOWS["gaussian"]
     x, y = preset.pair(image, reference, mask)
     product = 1.0
     for scale, weight in enumerate(SCALE_WEIGHTS, 1):
-        luminance, contrast = _components(x, y, form)
+        luminance, contrast = _components(x, y, *WINDOWS["gaussian"])
         similarity = luminance * contrast if scale == len(SCALE_WEIGHTS) else contrast
-        product *= max(_mean(similarity, None if mask is None else form.crop(mask)), 0.0) ** weight
+        product *= max(_mean(similarity, mask), 0.0) ** weight
         x, y, mask = halve(x), halve(y), None if mask is None else halve(mask) == 1
     return product
 
@@ -78,15 +59,15 @@ def halve(values: Array | Mask) -> Double:
     return blocks.mean((1, 3))
 
 
-def _components(x: Double, y: Double, form: Window) -> tuple[Double, Double]:
+def _components(x: Double, y: Double, weights: Double, freedom: float) -> tuple[Double, Double]:
     """Luminance and contrast-structure terms where the window fits."""
-    mx, my = form.crop(form.mean(x)), form.crop(form.mean(y))
-    powers, product = mx * mx + my * my, mx * my
-    variances = form.freedom * (form.crop(form.mean(x * x + y * y)) - powers)
-    covariance = form.freedom * (form.crop(form.mean(x * y)) - product)
-    return (2 * product + C1) / (powers + C1), (2 * covariance + C2) / (variances + C2)
+    mx, my, vx, vy, covariance = moments(x, y, weights, freedom)
+    return (2 * mx * my + C1) / (mx * mx + my * my + C1), (2 * covariance + C2) / (vx + vy + C2)
 
 
 def _mean(values: Double, mask: Mask | None) -> float:
-    chosen = values if mask is None else values[mask]
-    return float(chosen.mean()) if chosen.size else float("nan")
+    """Mean over the pixels of the mask, of which `values` lacks the border that the window took."""
+    if mask is not None:
+        border = (mask.shape[0] - values.shape[0]) // 2
+        values = values[mask[border : mask.shape[0] - border, border : mask.shape[1] - border]]
+    return float(values.mean()) if values.size else float("nan")

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from math import sqrt
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from medidiff.evaluate.view import Context, Mask, View
 from medidiff.metrics.gmsd import gmsd
 from medidiff.metrics.haarpsi import haarpsi
 from medidiff.metrics.image import decibel
-from medidiff.metrics.preset import OURS, WHOLE_RANGE, Preset, find_presets
+from medidiff.metrics.preset import WHOLE_RANGE, Preset, find_presets
 from medidiff.metrics.ssim import ms_ssim, ssim
 from medidiff.metrics.vif import vif
 from medidiff.results.rows import WHOLE
@@ -30,9 +32,14 @@ from medidiff.results.rows import WHOLE
 SliceMetric = Callable[[View, Preset], float]
 
 
-def counted(view: View, preset: Preset) -> Mask | None:
+def _mask(view: View, preset: Preset) -> Mask | None:
     """The pixels that count, None where all do."""
     return None if preset.conventions.padding_counts else view.mask
+
+
+def _counted(values: NDArray[np.float64], view: View, preset: Preset) -> NDArray[np.float64]:
+    mask = _mask(view, preset)
+    return values if mask is None else values[mask]
 
 
 def regions(view: View, unit: str) -> Iterator[tuple[str, Mask]]:
@@ -43,7 +50,7 @@ def regions(view: View, unit: str) -> Iterator[tuple[str, Mask]]:
         yield name, mask & view.measured
 
 
-@lru_cache(maxsize=4)  # RMSE, NRMSE and PSNR look at the same slice one after the other
+@lru_cache(maxsize=8)  # RMSE, NRMSE and PSNR look at the same slice one after the other
 def _squared(view: View, preset: Preset) -> NDArray[np.float64]:
     """Squared error on the preset's [0, 1]."""
     difference = preset.map(view.candidate)
@@ -53,12 +60,11 @@ def _squared(view: View, preset: Preset) -> NDArray[np.float64]:
 
 
 def _psnr(view: View, preset: Preset) -> float:
-    squared, mask = _squared(view, preset), counted(view, preset)
-    return decibel(float((squared if mask is None else squared[mask]).mean()))
+    return decibel(float(_counted(_squared(view, preset), view, preset).mean()))
 
 
 def _similarity(metric: Callable[..., float], view: View, preset: Preset) -> float:
-    return metric(view.candidate, view.reference, preset, counted(view, preset))
+    return metric(view.candidate, view.reference, preset, _mask(view, preset))
 
 
 class SliceMean:
@@ -78,29 +84,26 @@ class SliceMean:
                 self.found[name].append(value)
 
     def values(self) -> Iterable[Value]:
-        return [Value(self.name, float(np.mean(found)), self.unit, name) for name, found in self.found.items()]
+        return [Value(self.name, fmean(found), self.unit, name) for name, found in self.found.items()]
 
     def curves(self) -> Iterable[Function]:
         return ()
 
 
 @dataclass
-class _Sum:
-    """A running mean over voxels, and the slices' root means beside it."""
+class _Mean:
+    """A running mean over voxels."""
 
     total: float = 0.0
     voxels: int = 0
-    roots: list[float] = field(default_factory=list)
 
     def add(self, values: NDArray[np.float64], mask: Mask | None) -> None:
         chosen = values if mask is None else values[mask]
-        if chosen.size:
-            self.total += float(chosen.sum())
-            self.voxels += chosen.size
-            self.roots.append(float(np.sqrt(abs(chosen.mean()))))
+        self.total += float(chosen.sum())
+        self.voxels += chosen.size
 
     @property
-    def mean(self) -> float:
+    def value(self) -> float:
         return self.total / self.voxels
 
 
@@ -110,25 +113,27 @@ class PooledError:
     def __init__(self, name: str, relative: bool, context: Context) -> None:
         self.name, self.relative, self.unit = name, relative, context.unit
         self.presets = find_presets(context.presets, context.unit)
-        self.sums: dict[tuple[str, str], _Sum] = defaultdict(_Sum)
+        self.squares: dict[tuple[str, str], _Mean] = defaultdict(_Mean)
+        self.roots: dict[str, list[float]] = defaultdict(list)
 
     def add(self, view: View) -> None:
         if not view.measured.any():
             return
         for name, preset in self.presets.items():
             squared = _squared(view, preset.error_range)
-            self.sums[name, WHOLE].add(squared, counted(view, preset))
-            if preset.conventions == OURS:
-                for region, mask in regions(view, self.unit):
-                    self.sums[name, region].add(squared, mask)
+            if preset.conventions.slice_rmse:
+                self.roots[name].append(float(np.sqrt(_counted(squared, view, preset).mean())))
+                continue
+            self.squares[name, WHOLE].add(squared, view.mask)
+            for region, mask in regions(view, self.unit):
+                self.squares[name, region].add(squared, mask)
 
     def values(self) -> Iterable[Value]:
-        for (name, region), found in self.sums.items():
-            if found.voxels:
-                preset = self.presets[name]
-                root = float(np.mean(found.roots)) if preset.conventions.slice_rmse else float(np.sqrt(found.mean))
-                scale = 1.0 if self.relative else preset.error_range.range
-                yield Value(self.name, root * scale, "1" if self.relative else self.unit, name, region)
+        roots = {(name, region): sqrt(mean.value) for (name, region), mean in self.squares.items() if mean.voxels}
+        roots |= {(name, WHOLE): fmean(found) for name, found in self.roots.items()}
+        for (name, region), root in roots.items():
+            scale = 1.0 if self.relative else self.presets[name].error_range.range
+            yield Value(self.name, root * scale, "1" if self.relative else self.unit, name, region)
 
     def curves(self) -> Iterable[Function]:
         return ()
@@ -139,17 +144,17 @@ class Bias:
 
     def __init__(self, context: Context) -> None:
         self.unit = context.unit
-        self.sums: dict[str, _Sum] = defaultdict(_Sum)
+        self.means: dict[str, _Mean] = defaultdict(_Mean)
 
     def add(self, view: View) -> None:
         difference = view.candidate.astype(np.float64) - view.reference
-        self.sums[WHOLE].add(difference, view.mask)
+        self.means[WHOLE].add(difference, view.mask)
         for region, mask in regions(view, self.unit):
-            self.sums[region].add(difference, mask)
+            self.means[region].add(difference, mask)
 
     def values(self) -> Iterable[Value]:
         preset = WHOLE_RANGE.get(self.unit, "")
-        return [Value("bias", found.mean, self.unit, preset, name) for name, found in self.sums.items() if found.voxels]
+        return [Value("bias", mean.value, self.unit, preset, name) for name, mean in self.means.items() if mean.voxels]
 
     def curves(self) -> Iterable[Function]:
         return ()
