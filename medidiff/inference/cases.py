@@ -6,7 +6,6 @@ A case knows its name, what its noise is seeded by, and how to open its slices a
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from medidiff.inference.sinks import DicomSink, NiftiSink, Place, Sink
 from medidiff.io.derived import Derivation, DerivedWriter
 from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
 from medidiff.io.nifti import NiftiSource, is_nifti_name, open_nifti
+from medidiff.io.series import folder_name
 from medidiff.model import file_hash
 from medidiff.volume import SliceSource
 
@@ -82,12 +82,6 @@ class Found:
     cases: tuple[Case, ...]
     set_aside: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
-
-
-def folder_name(index: int, modality: str, kernel: str) -> str:
-    """`NNN_modality_kernel`, safe on every file system."""
-    safe = re.sub(r"[^A-Za-z0-9.+-]+", "-", kernel).strip("-.")[:40] or "unknown"
-    return f"{index:03d}_{modality}_{safe}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,16 +103,7 @@ class Flipped:
 
     @cached_property
     def geometry(self) -> Geometry:
-        there = self.source.geometry
-        back_slice, back_row, back_column = self.axes
-        down = there.pixel_spacing_mm[0] * there.down * (there.matrix[0] - 1) * back_row
-        right = there.pixel_spacing_mm[1] * there.right * (there.matrix[1] - 1) * back_column
-        return replace(
-            there,
-            origins_mm=there.origins_mm[:: -1 if back_slice else 1] + down + right,
-            down=-there.down if back_row else there.down,
-            right=-there.right if back_column else there.right,
-        )
+        return _flipped(self.source.geometry, self.axes)
 
     def read(self, index: int) -> NDArray[np.float32]:
         return np.ascontiguousarray(self.source.read(self._there(index))[self._in_plane])
@@ -150,19 +141,23 @@ class Placed:
 def on_grid(source: SliceSource, wanted: Geometry, *, even: bool = False) -> SliceSource:
     """`source` with its axes turned into the order of `wanted` (other programs flip rows or slices).
 
-    `even` where one of the two is NIfTI: its headers are float32, and slices are taken as it must have stored
-    them, evenly. Raises GeometryError, saying what differs, where the two are not the same grid.
+    Raises GeometryError, saying what differs, where the two are not the same grid (`grid_difference`).
     """
     if source.geometry.difference(wanted) is None:
         return source
-    flipped = _turned(source, wanted)
-    if even:
-        difference = _even(flipped.geometry).difference(_even(wanted), tolerance_mm=NIFTI_MM)
-    else:
-        difference = flipped.geometry.difference(wanted)
-    if difference:
+    if difference := grid_difference(source.geometry, wanted, even=even):
         raise GeometryError(difference)
-    return Placed(flipped, wanted)
+    return Placed(Flipped(source, _backwards(source.geometry, wanted)), wanted)
+
+
+def grid_difference(here: Geometry, wanted: Geometry, *, even: bool = False) -> str | None:
+    """What differs between two grids, whatever the directions of their axes; None when nothing does.
+
+    `even` where one of the two is NIfTI: its headers are float32, and slices are taken as it must have stored
+    them, evenly.
+    """
+    turned = _flipped(here, _backwards(here, wanted))
+    return _even(turned).difference(_even(wanted), tolerance_mm=NIFTI_MM) if even else turned.difference(wanted)
 
 
 def match_grid(source: NiftiSource, wanted: Geometry) -> SliceSource:
@@ -173,11 +168,24 @@ def match_grid(source: NiftiSource, wanted: Geometry) -> SliceSource:
         raise GeometryError(f"{source.path}: not the grid of the DICOM series: {error}") from None
 
 
-def _turned(source: SliceSource, wanted: Geometry) -> Flipped:
-    here = source.geometry
+def _backwards(here: Geometry, wanted: Geometry) -> tuple[bool, bool, bool]:
+    """Which axes (slice, row, column) of two grids run against each other."""
     pairs = ((here.slice_vector_mm, wanted.slice_vector_mm), (here.down, wanted.down), (here.right, wanted.right))
     back_slice, back_row, back_column = (bool(a @ b < 0) for a, b in pairs)
-    return Flipped(source, (back_slice, back_row, back_column))
+    return back_slice, back_row, back_column
+
+
+def _flipped(there: Geometry, axes: tuple[bool, bool, bool]) -> Geometry:
+    """The geometry of the same voxels, counted backwards along some axes."""
+    back_slice, back_row, back_column = axes
+    down = there.pixel_spacing_mm[0] * there.down * (there.matrix[0] - 1) * back_row
+    right = there.pixel_spacing_mm[1] * there.right * (there.matrix[1] - 1) * back_column
+    return replace(
+        there,
+        origins_mm=there.origins_mm[:: -1 if back_slice else 1] + down + right,
+        down=-there.down if back_row else there.down,
+        right=-there.right if back_column else there.right,
+    )
 
 
 def _even(geometry: Geometry) -> Geometry:

@@ -8,6 +8,7 @@ their position along the normal, never by InstanceNumber.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -177,6 +178,12 @@ def geometry(stack: tuple[Instance, ...]) -> Geometry:
     origins = np.array([i.position for i in stack], dtype=np.float64)
     spacing = (float(first.pixel_spacing[0]), float(first.pixel_spacing[1]))
     return Geometry(origins, right, down, spacing, (first.rows, first.columns))
+
+
+def folder_name(index: int, modality: str, kernel: str) -> str:
+    """`NNN_modality_kernel`: what a series is called in results; safe on every file system, and tells nobody's name."""
+    safe = re.sub(r"[^A-Za-z0-9.+-]+", "-", kernel).strip("-.")[:40] or "unknown"
+    return f"{index:03d}_{modality}_{safe}"
 
 
 def _unit(vector: tuple[float, ...]) -> NDArray[np.float64]:
