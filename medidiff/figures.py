@@ -6,16 +6,20 @@ The letters at the sides say where the patient's sides are; they come from the g
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from PIL import Image
 
 from medidiff import DISCLAIMER
 from medidiff.metrics.image import PRESETS, Preset
@@ -24,8 +28,22 @@ from medidiff.volume import Geometry
 PANEL_INCHES, GAP_INCHES, BOTTOM_INCHES, TOP_INCHES, BAR_INCHES = 4.2, 0.04, 0.3, 0.6, 0.75
 SIDES = (("R", "L"), ("A", "P"), ("F", "H"))  # where the axes x, y, z of LPS begin and end
 DPI = 150
+PANEL_PIXELS = (320, 720)  # a panel has at least and at most so many on its longer side, where whole factors allow
+SHADES = 240  # of a map of differences; the rest of a palette of 256 is for letters
 
 Slice = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a slice shows of the patient: size of its pixels (down, across), letters of its left and right edge."""
+
+    pixel_mm: tuple[float, float]
+    sides: tuple[str, str]
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> Placement:
+        return cls(geometry.pixel_spacing_mm, side_letters(geometry))
 
 
 def side_by_side(
@@ -45,16 +63,16 @@ def side_by_side(
     difference  labels (a, b): a last panel shows a - b, red above zero and blue below, up to +-`difference_range_hu`
     zoom        (rows, columns) of a region shown enlarged in a second row
     """
-    panels = len(images) + (difference is not None)
+    panels, placement = len(images) + (difference is not None), Placement.of(geometry)
     regions = [(slice(None), slice(None))] + ([zoom] if zoom is not None else [])
     figure, axes = _grid(len(regions), panels)
     for row, region in enumerate(regions):
         for axis, (label, image) in zip(axes[row], images.items(), strict=False):
-            _show(axis, image[region], geometry, cmap="gray", vmin=window.low, vmax=window.high)
+            _show(axis, image[region], placement, cmap="gray", vmin=window.low, vmax=window.high)
             axis.set_title(label if row == 0 else "", fontsize=11, pad=4)
         if difference is not None:
             change = np.asarray(images[difference[0]], np.float64)[region] - images[difference[1]][region]
-            _show_difference(axes[row, -1], change, geometry, difference_range_hu)
+            _show_difference(axes[row, -1], change, placement, difference_range_hu)
             axes[row, -1].set_title(" - ".join(difference) if row == 0 else "", fontsize=11, pad=4)
     if zoom is not None:
         _outline(axes[0], zoom, geometry)
@@ -74,6 +92,42 @@ def save(figure: Figure, path: Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def panel(image: Slice, placement: Placement, low: float, high: float) -> bytes:
+    """PNG of one windowed slice, a grey level a pixel where it is isotropic, with side letters and a bar of length."""
+    return _png(_panel(image, placement, cmap="gray", vmin=low, vmax=high).convert("L"))
+
+
+def difference_panel(change: Slice, placement: Placement, reach: float) -> bytes:
+    """PNG of a map of differences: red above zero, blue below, white at zero, up to +-`reach`."""
+    colours = matplotlib.colormaps["RdBu_r"].resampled(SHADES)
+    drawn = _panel(change, placement, cmap=colours, vmin=-reach, vmax=reach)
+    palette = Image.new("P", (1, 1))
+    table = [*colours(np.arange(SHADES))[:, :3].ravel() * 255, *np.repeat(np.linspace(0, 255, 256 - SHADES), 3)]
+    palette.putpalette([round(level) for level in table])
+    return _png(drawn.quantize(palette=palette, dither=Image.Dither.NONE))
+
+
+def _panel(image: Slice, placement: Placement, **look: Any) -> Image.Image:
+    """A slice alone, one image pixel on one pixel or a square of them."""
+    rows, columns = image.shape
+    tall = rows * placement.pixel_mm[0] / placement.pixel_mm[1]
+    factor = max(1, -(-PANEL_PIXELS[0] // max(columns, round(tall))))
+    factor = max(1, min(factor, PANEL_PIXELS[1] // max(columns, round(tall))))
+    size = columns * factor, round(tall * factor)
+    points = max(size) / 512 * 100  # so that letters have one size relative to the panel
+    figure = Figure((size[0] / points, size[1] / points), dpi=points)
+    _show(figure.add_axes((0, 0, 1, 1)), image, placement, **look)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def side_letters(geometry: Geometry) -> tuple[str, str]:
@@ -102,13 +156,13 @@ def _write_around(figure: Figure, title: str, caption: str) -> None:
     figure.text(0.06 / figure.get_figwidth(), 0.08 / height, caption, fontsize=9)
 
 
-def _show(axis: Any, image: Slice, geometry: Geometry, **look: Any) -> Any:
+def _show(axis: Any, image: Slice, placement: Placement, **look: Any) -> Any:
     """One slice at its true proportions, in mm, with the side letters and a bar of 5 cm or, if small, 1 cm."""
-    height, width = (n * mm for n, mm in zip(image.shape, geometry.pixel_spacing_mm, strict=True))
+    height, width = (n * mm for n, mm in zip(image.shape, placement.pixel_mm, strict=True))
     shown = axis.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **look)
     axis.set_axis_off()
     ink = "white" if look["cmap"] == "gray" else "black"
-    for letter, x, side in zip(side_letters(geometry), (0.02, 0.98), ("left", "right"), strict=True):
+    for letter, x, side in zip(placement.sides, (0.02, 0.98), ("left", "right"), strict=True):
         axis.text(x, 0.5, letter, transform=axis.transAxes, color=ink, ha=side, va="center", fontsize=11)
     bar_mm = 50.0 if width > 80 else 10.0
     left, line = 0.04 * width, 0.965 * height
@@ -117,9 +171,9 @@ def _show(axis: Any, image: Slice, geometry: Geometry, **look: Any) -> Any:
     return shown
 
 
-def _show_difference(axis: Any, change: Slice, geometry: Geometry, reach: float) -> None:
+def _show_difference(axis: Any, change: Slice, placement: Placement, reach: float) -> None:
     """A map of differences, white at zero, with its colour bar at the right."""
-    shown = _show(axis, change, geometry, cmap="RdBu_r", vmin=-reach, vmax=reach)
+    shown = _show(axis, change, placement, cmap="RdBu_r", vmin=-reach, vmax=reach)
     box, figure = axis.get_position(), axis.figure
     bar = figure.colorbar(shown, cax=figure.add_axes((box.x1 * 1.003, box.y0, 0.008, box.height)), extend="both")
     bar.set_label("difference, HU", fontsize=9, labelpad=0)
