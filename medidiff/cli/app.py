@@ -24,6 +24,7 @@ VERBS = {  # each with its heading in --help
     "run": "Research",
     "models": "Research",
     "train": "Research",
+    "tune": "Research",
 }
 
 app = typer.Typer(
