@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from medidiff.errors import UsageError
 from medidiff.evaluate.measure import Factory, Measure
-from medidiff.evaluate.measures import image
+from medidiff.evaluate.measures import image, noise, task
 from medidiff.evaluate.view import Context
 
 MEASURES: dict[str, Factory] = {
     **image.MEASURES,
+    **noise.MEASURES,
+    **task.MEASURES,
 }
 
 

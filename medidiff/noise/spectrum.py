@@ -9,6 +9,9 @@ In a patient, regions are chosen where the *smoothed* image is flat: smoothing l
 so the choice does not favour regions where the noise happens to be low. They are tapered, so that slow changes of
 anatomy do not leak into high frequencies. Each region's ring average is divided by its variance and the median over
 regions taken, so that a vessel in some of them does not count.
+
+Spectra are means over regions, so a scan need not be in memory: add up `power_spectra` slice by slice and hand their
+mean to `spectrum_of` (phantoms), or collect the `region_powers` of some slices for `robust_spectrum` (patients).
 """
 
 from __future__ import annotations
@@ -93,10 +96,26 @@ def ring_average(spectra: NDArray[np.floating], pixel_mm: float) -> tuple[NDArra
 
 def noise_spectrum(rois: NDArray[np.floating], pixel_mm: float) -> Spectrum:
     """Spectrum of noise-only, stationary regions (n, k, k): the mean over regions."""
-    spectra = power_spectra(rois, pixel_mm)
-    frequency, power = ring_average(spectra, pixel_mm)
-    k = rois.shape[-1]
-    return Spectrum(frequency, power.mean(0), float(np.sqrt(spectra.mean(0).sum() / (k * pixel_mm) ** 2)))
+    return spectrum_of(power_spectra(rois, pixel_mm).mean(0), pixel_mm)
+
+
+def spectrum_of(plane: NDArray[np.floating], pixel_mm: float) -> Spectrum:
+    """Ring average of a two-dimensional spectrum (k, k), zero frequency first, as `power_spectra` gives it."""
+    frequency, power = ring_average(plane[None], pixel_mm)
+    return Spectrum(frequency, power[0], float(np.sqrt(plane.sum() / (len(plane) * pixel_mm) ** 2)))
+
+
+def sections(
+    plane: NDArray[np.floating], pixel_mm: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Frequencies in cycles / mm, and the power of a spectrum (k, k) along f_x and along f_y: the mean of 3 lines.
+
+    They tell noise that has a direction, which rings hide. Lines and frequencies that the trend took are left out.
+    """
+    k = len(plane)
+    kept = np.arange(round(MIN_FREQUENCY * k), k // 2)
+    along_x, along_y = plane[[-1, 0, 1]].mean(0), plane[:, [-1, 0, 1]].mean(1)
+    return kept / (k * pixel_mm), along_x[kept], along_y[kept]
 
 
 def homogeneous_regions(
@@ -132,8 +151,22 @@ def region_spectrum(
     slices: NDArray[np.floating], corners: NDArray[np.intp], pixel_mm: float, size: int = ROI
 ) -> Spectrum:
     """Spectrum of the noise in regions of real slices, robust against what anatomy is left in some of them."""
-    spectra = power_spectra(cut(slices, corners, size), pixel_mm, hann_taper(size))
-    frequency, power = ring_average(spectra, pixel_mm)
+    return robust_spectrum(*region_powers(cut(slices, corners, size), pixel_mm))
+
+
+def region_powers(
+    rois: NDArray[np.floating], pixel_mm: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Frequencies (rings,), ring averages (n, rings) and variances (n,) of tapered regions (n, k, k)."""
+    size = rois.shape[-1]
+    spectra = power_spectra(rois, pixel_mm, hann_taper(size))
     variance = np.maximum(spectra.sum((1, 2)), 1e-12) / (size * pixel_mm) ** 2
+    return *ring_average(spectra, pixel_mm), variance
+
+
+def robust_spectrum(
+    frequency: NDArray[np.float64], power: NDArray[np.float64], variance: NDArray[np.float64]
+) -> Spectrum:
+    """The median over regions of `region_powers`, of any number of slices together."""
     level2 = float(np.median(variance))
     return Spectrum(frequency, np.median(power / variance[:, None], axis=0) * level2, float(np.sqrt(level2)))

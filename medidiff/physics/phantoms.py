@@ -32,8 +32,8 @@ BODY_MM = 100.0  # radius of the water cylinder
 ROD_MM = 12.0
 RODS_HU = (-200.0, 60.0, 340.0, -80.0, 900.0, 120.0)  # neighbours differ, so that streaks would show
 ROD_RING_MM = 60.0
-SIGNALS_MM_HU = ((5.0, 15.0), (7.0, 10.0), (10.0, 5.0))  # diameter, contrast; around the rim
-INNER_SIGNAL_MM_HU = (10.0, 10.0)  # where the noise is highest
+SIGNALS_MM_HU = ((5.0, 10.0), (7.0, 6.0), (10.0, 5.0))  # diameter, contrast; around the rim
+INNER_SIGNAL_MM_HU = (7.0, 8.0)  # where the noise is highest; at a quarter dose none is certain, none hopeless
 PLACES = 4  # of each signal, at one distance from the centre: one noise
 SIGNAL_RING_MM = (25.0, 65.0)
 

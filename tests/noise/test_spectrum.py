@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medidiff.noise.spectrum import cut, detrend, homogeneous_regions, noise_spectrum, region_spectrum
+from medidiff.noise.spectrum import (
+    cut,
+    detrend,
+    homogeneous_regions,
+    noise_spectrum,
+    power_spectra,
+    region_powers,
+    region_spectrum,
+    robust_spectrum,
+    sections,
+    spectrum_of,
+)
 
 PIXEL = 0.7
 
@@ -71,3 +82,28 @@ def test_choice_does_not_favour_quiet_regions() -> None:
 def test_no_soft_tissue_no_regions() -> None:
     """Air and lung give no region, and no error."""
     assert homogeneous_regions(np.full((2, 128, 128), -850.0)).shape == (0, 3)
+
+
+def test_the_plane_holds_the_variance_and_the_directions() -> None:
+    """The two-dimensional integral of the spectrum is the variance; noise smooth along rows only shows in sections."""
+    white = np.random.default_rng(5).normal(0, 10, (600, 32, 96))
+    smooth = (white[:, :, 32:64] + white[:, :, 33:65] + white[:, :, 31:63]) / 3
+    plane = power_spectra(smooth, PIXEL).mean(0)
+    assert plane.sum() / (32 * PIXEL) ** 2 == pytest.approx(100 / 3, rel=0.02)  # less the trend's 6 of 1024
+    assert spectrum_of(plane, PIXEL).level == pytest.approx(10 / np.sqrt(3), rel=0.01)
+    frequency, along_x, along_y = sections(plane, PIXEL)
+    gain = (1 + 2 * np.cos(2 * np.pi * frequency * PIXEL)) ** 2 / 9
+    np.testing.assert_allclose(along_x[1:], 100 * PIXEL**2 * gain[1:], atol=0.05 * 100 * PIXEL**2)
+    np.testing.assert_allclose(along_y[1:], 100 * PIXEL**2, rtol=0.1)
+
+
+def test_regions_collected_slice_by_slice_are_those_of_the_stack() -> None:
+    """Powers of one slice after the other give the spectrum of all at once."""
+    slices = 40 + _coloured((3, 128, 128), 6)
+    corners = homogeneous_regions(slices)
+    found = [region_powers(cut(slices, corners[corners[:, 0] == k]), PIXEL) for k in range(3)]
+    power, variance = (np.concatenate([f[part] for f in found]) for part in (1, 2))
+    together = region_spectrum(slices, corners, PIXEL)
+    apart = robust_spectrum(found[0][0], power, variance)
+    np.testing.assert_allclose(apart.power, together.power)
+    assert apart.level == pytest.approx(together.level)
