@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.metrics.image import Mask, Preset, mse
+from medidiff.metrics.preset import Mask, Preset
 
 Array = NDArray[np.floating]
 Noise = Literal["none", "shared", "independent"]
@@ -58,8 +58,9 @@ def mean_psnr(errors: Array) -> float:
 
 def blend_errors(candidate: Array, scan: Array, reference: Array, preset: Preset, mask: Mask | None) -> Array:
     """(GRID,) mean squared error on [0, 1] of candidate + alpha (scan - candidate), any shape."""
-    step = scan - candidate
-    return np.array([mse(candidate + np.float32(alpha) * step, reference, preset, mask) for alpha in GRID])
+    x, y, r = (image if mask is None else image[mask] for image in (candidate, scan, reference))
+    step, target = y - x, preset.map(r)
+    return np.array([np.mean((preset.map(x + np.float32(alpha) * step) - target) ** 2) for alpha in GRID])
 
 
 def best_blend(errors: Array, weights: Array) -> tuple[float, float]:

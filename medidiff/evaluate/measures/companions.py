@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medidiff.evaluate.measure import Factory, Function, Value
 from medidiff.evaluate.view import Context, View
 from medidiff.metrics.companions import GRID, best_blend, blend_errors, limit_gain_db, mean_psnr, truth_gain_db
-from medidiff.metrics.image import PRESETS, mse
+from medidiff.metrics.image import mse
+from medidiff.metrics.preset import find_presets
 
 
 class Companions:
@@ -21,24 +23,25 @@ class Companions:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.presets = find_presets(context.presets, context.unit)
         self.pixels: list[float] = []
-        self.blends: dict[str, list[np.ndarray]] = {name: [] for name in context.presets}
-        self.truths: dict[str, list[float]] = {name: [] for name in context.presets}
+        self.blends: dict[str, list[NDArray[np.floating]]] = {name: [] for name in self.presets}
+        self.truths: dict[str, list[float]] = {name: [] for name in self.presets}
 
     def add(self, view: View) -> None:
         if view.scan is None or not view.measured.any():
             return
         self.pixels.append(float(view.measured.sum()))
-        for name in self.context.presets:
-            preset = PRESETS[name]
-            self.blends[name].append(blend_errors(view.candidate, view.scan, view.reference, preset, view.mask))
+        for name, preset in self.presets.items():
+            mask = None if preset.conventions.padding_counts else view.mask
+            self.blends[name].append(blend_errors(view.candidate, view.scan, view.reference, preset, mask))
             if view.truth is not None:
-                self.truths[name].append(mse(view.truth, view.reference, preset, view.mask))
+                self.truths[name].append(mse(view.truth, view.reference, preset, mask))
 
     def values(self) -> Iterable[Value]:
         if not self.pixels:
             return
-        for name in self.context.presets:
+        for name in self.presets:
             yield from (Value(metric, value, unit, name) for metric, value, unit in self._of(name))
 
     def _of(self, name: str) -> Iterator[tuple[str, float, str]]:
@@ -65,7 +68,7 @@ class Companions:
         """PSNR of every blend, from the candidate alone (0) to its input (1)."""
         if not self.pixels:
             return
-        for name in self.context.presets:
+        for name in self.presets:
             decibels = tuple(mean_psnr(errors) for errors in np.array(self.blends[name]).T)
             yield Function(f"PSNR of blends ({name})", tuple(map(float, GRID)), decibels, "1", "dB")
 
