@@ -159,8 +159,8 @@ def _parse(url: str) -> sa.URL:
 
 
 def _shown(url: sa.URL) -> str:
-    """The URL without its password."""
-    return url.set(password=None).difference_update_query(SECRET).render_as_string()
+    """The URL with *** for its password."""
+    return url.difference_update_query(SECRET).render_as_string(hide_password=True)
 
 
 @contextmanager
