@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 from medidiff.errors import UsageError
 from medidiff.evaluate.measure import Factory, Measure
-from medidiff.evaluate.measures import image, noise, task
+from medidiff.evaluate.measures import companions, hallucination, image, noise, pet, task, uncertainty
 from medidiff.evaluate.view import Context
 
 MEASURES: dict[str, Factory] = {
     **image.MEASURES,
     **noise.MEASURES,
     **task.MEASURES,
+    **uncertainty.MEASURES,
+    **hallucination.MEASURES,
+    **companions.MEASURES,
+    **pet.MEASURES,
 }
 
 
