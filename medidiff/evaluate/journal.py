@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from typing import Any
 from medidiff.evaluate.engine import as_curves, as_rows
 from medidiff.evaluate.measure import Function, Value
 from medidiff.io.derived import write_whole
+from medidiff.results.names import file_stem as file_stem  # known here as well
 from medidiff.results.rows import CaseFacts, Curve, Row
 
 FOLDER = ".rows"
@@ -94,16 +94,6 @@ class Journal:
 def work_key(*decides: Any) -> str:
     """A hash of everything that decides numbers; takes what JSON takes, and texts of anything else (paths)."""
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def file_stem(case: str, method: str) -> str:
-    """`<case>--<method>` for file names; names that no file system takes are replaced, with a hash against clashes."""
-    return f"{_safe(case)}--{_safe(method)}"
-
-
-def _safe(name: str) -> str:
-    safe = re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).strip("-.")[:80]
-    return safe if safe == name and "--" not in name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _read(path: Path) -> Entry | None:
