@@ -36,6 +36,7 @@ from functools import cache
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy.fft import rfft2
 from scipy.ndimage import gaussian_filter, grey_closing, grey_opening, maximum_filter, minimum_filter, uniform_filter
 
 Array = NDArray[np.floating]
@@ -47,6 +48,7 @@ REACH = 2.0  # scales
 TOP_HAT = 8.0  # scales: structures up to 16 mm across stand out
 NOISE_WINDOW = 15.0  # scales
 THRESHOLD = 3.0
+STEP = 0.75  # scales; a Gaussian passes 1.5e-4 of what lies beyond the Nyquist frequency of such a grid
 
 PATCH = 64
 STRIDE = 32
@@ -56,41 +58,67 @@ HANN_TIES = (35 / 128 / (3 / 8) ** 2) ** 2  # 3.78
 
 
 @dataclass(frozen=True)
-class Blur:
-    """The scale of the structure test on one grid; a scale is a pixel at least."""
+class Grid:
+    """Where smoothed images are known: at every `step`-th pixel; more would show nothing. Pairs: (rows, columns)."""
 
     pixel_mm: tuple[float, float]
 
-    def scales(self, count: float) -> tuple[float, float]:
-        """Pixels of that many scales, along rows and columns."""
-        rows, columns = (count * max(SCALE_MM / mm, 1.0) for mm in self.pixel_mm)
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the image; one at least."""
+        rows, columns = (max(SCALE_MM / mm, 1.0) for mm in self.pixel_mm)
         return rows, columns
 
-    def window(self, radius: float) -> tuple[int, int]:
-        """Odd sides of the square of that radius in scales."""
-        rows, columns = (2 * round(half) + 1 for half in self.scales(radius))
+    @property
+    def step(self) -> tuple[int, int]:
+        rows, columns = (max(int(scale * STEP), 1) for scale in self.scale)
         return rows, columns
 
-    def __call__(self, image: Array) -> Image:
-        return gaussian_filter(image.astype(np.float32), self.scales(1.0), mode="nearest")
+    def window(self, scales: float) -> tuple[int, int]:
+        """Odd sides of the square that reaches that far from its middle, in pixels of this grid."""
+        rows, columns = (2 * round(scales * s / step) + 1 for s, step in zip(self.scale, self.step, strict=True))
+        return rows, columns
+
+    def smooth(self, image: Array) -> Image:
+        rows, columns = self.step
+        return gaussian_filter(image.astype(np.float32), self.scale, mode="nearest", truncate=3.5)[::rows, ::columns]
+
+    def enlarge(self, image: Image, shape: tuple[int, ...]) -> Image:
+        """Back to the pixels of the images, of that shape."""
+        rows, columns = self.step
+        return image.repeat(rows, 0).repeat(columns, 1)[: shape[0], : shape[1]]
 
 
-def allowed(noise: Array, blur: Blur) -> Image:
-    """Local standard deviation of smoothed noise (rows, columns)."""
-    return np.sqrt(uniform_filter(blur(noise) ** 2, blur.window(NOISE_WINDOW / 2), mode="nearest"))
+@dataclass(frozen=True)
+class Relief:
+    """A smoothed image, the envelope of its neighbourhood, and how far it stands out as bright and as dark."""
+
+    image: Image
+    low: Image
+    high: Image
+    bright: Image
+    dark: Image
+
+    @classmethod
+    def of(cls, image: Image, grid: Grid) -> Relief:
+        reach, hat = grid.window(REACH), grid.window(TOP_HAT / 2)
+        return cls(
+            image, minimum_filter(image, reach, mode="nearest"), maximum_filter(image, reach, mode="nearest"),
+            image - grey_opening(image, hat, mode="nearest"), grey_closing(image, hat, mode="nearest") - image,
+        )  # fmt: skip
 
 
-def beyond(image: Image, support: Image, sigma: Image, blur: Blur) -> Image:
-    """How many sigma `image` stands out of the envelope of `support`; 0 where it does not or no more than blur may.
+def allowed(noise: Image, grid: Grid) -> Image:
+    """Local standard deviation of smoothed noise."""
+    return np.sqrt(uniform_filter(noise**2, grid.window(NOISE_WINDOW / 2), mode="nearest"))
 
-    Both images (rows, columns) are smoothed; positive where it is brighter, negative where it is darker.
-    """
-    reach, hat = blur.window(REACH), blur.window(TOP_HAT / 2)
-    brighter = image - maximum_filter(support, reach, mode="nearest")
-    darker = minimum_filter(support, reach, mode="nearest") - image
-    brighter[brighter <= (image - grey_opening(image, hat, mode="nearest")) / 2] = 0
-    darker[darker <= (grey_closing(image, hat, mode="nearest") - image) / 2] = 0
-    signed = np.maximum(brighter, 0) - np.maximum(darker, 0)
+
+def beyond(u: Relief, v: Relief, sigma: Image) -> Image:
+    """How many sigma u stands out of the envelope of v, by the rule above; negative where it is darker, else 0."""
+    brighter, darker = u.image - v.high, v.low - u.image
+    brighter[brighter <= np.maximum(THRESHOLD * sigma, u.bright / 2)] = 0
+    darker[darker <= np.maximum(THRESHOLD * sigma, u.dark / 2)] = 0
+    signed = brighter - darker
     return np.divide(signed, sigma, out=np.zeros_like(signed), where=sigma > 0)
 
 
@@ -104,27 +132,27 @@ class Excess:
 
 def excess(candidate: Array, reference: Array, scan: Array, pixel_mm: tuple[float, float]) -> Excess:
     """Structure that the candidate added or removed, each image (rows, columns)."""
-    blur = Blur(pixel_mm)
-    sigma = allowed(scan - reference, blur)
-    x, r, y = blur(candidate), blur(reference), blur(scan)
-
-    added = _both(beyond(x, r, sigma, blur), beyond(x, y, sigma, blur))
-    removed = _both(beyond(r, x, sigma, blur), beyond(y, x, sigma, blur))
-    return Excess(added, removed)
+    grid = Grid(pixel_mm)
+    x, r, y = (Relief.of(grid.smooth(image), grid) for image in (candidate, reference, scan))
+    sigma = allowed(y.image - r.image, grid)
+    added = _both(beyond(x, r, sigma), beyond(x, y, sigma))
+    removed = _both(beyond(r, x, sigma), beyond(y, x, sigma))
+    return Excess(grid.enlarge(added, candidate.shape), grid.enlarge(removed, candidate.shape))
 
 
 def _both(first: Image, second: Image) -> Image:
-    """The lesser of two findings where both pass the threshold with one sign."""
+    """The lesser of two findings where they have one sign."""
     lesser = np.where(np.abs(first) < np.abs(second), first, second)
-    return np.where((first * second > 0) & (np.abs(lesser) > THRESHOLD), lesser, np.float32(0))
+    return np.where(first * second > 0, lesser, np.float32(0))
 
 
 @cache
-def _rings() -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Ring of every frequency of a patch, and the number in each; beyond the last ring up to Nyquist are corners."""
-    f = np.fft.fftfreq(PATCH, 1 / PATCH)
-    ring = np.rint(np.hypot(f, f[:, None]) / RING).astype(np.intp).ravel()
-    return ring, np.bincount(ring).astype(float)
+def _rings() -> NDArray[np.float32]:
+    """(PATCH * (PATCH / 2 + 1), N_RINGS) how often a frequency of the half plane counts in a ring; corners in none."""
+    f, half = np.fft.fftfreq(PATCH, 1 / PATCH), np.arange(PATCH // 2 + 1)
+    ring = np.rint(np.hypot(f[:, None], half) / RING)
+    twice = np.where((half == 0) | (half == PATCH // 2), 1, 2)  # the other half plane is its conjugate
+    return ((ring[..., None] == np.arange(1, N_RINGS + 1)) * twice[:, None]).reshape(-1, N_RINGS).astype(np.float32)
 
 
 N_RINGS = PATCH // 2 // RING  # without the mean and the corners
@@ -137,16 +165,16 @@ def ring_frequencies(pixel_mm: float) -> NDArray[np.float64]:
 
 def chance() -> NDArray[np.float64]:
     """(N_RINGS,) standard deviation of the correlation of two patches that have nothing in common."""
-    return np.sqrt(HANN_TIES / _rings()[1][1 : N_RINGS + 1])
+    return np.sqrt(HANN_TIES / _rings().sum(0, dtype=np.float64))
 
 
 def transforms(image: Array, corners: NDArray[np.intp]) -> NDArray[np.complex64]:
-    """(patches, PATCH^2) Fourier transforms of the windowed patches at `corners` (patches, 2), less their means."""
-    patches = sliding_window_view(image, (PATCH, PATCH))[corners[:, 0], corners[:, 1]].astype(np.float32)
+    """(patches, frequencies of a half plane) of the windowed patches at `corners` (patches, 2), less their means."""
+    patches = sliding_window_view(image.astype(np.float32), (PATCH, PATCH))[corners[:, 0], corners[:, 1]]
     hann = np.hanning(PATCH + 1)[:-1].astype(np.float32)
     taper = hann[:, None] * hann
-    mean = (patches * taper).sum((1, 2), keepdims=True) / taper.sum()
-    return np.fft.fft2((patches - mean) * taper).reshape(len(patches), -1).astype(np.complex64)
+    mean = np.tensordot(patches, taper, 2) / taper.sum()
+    return rfft2((patches - mean[:, None, None]) * taper).reshape(len(patches), -1)
 
 
 def patch_corners(measured: Mask) -> NDArray[np.intp]:
@@ -157,28 +185,20 @@ def patch_corners(measured: Mask) -> NDArray[np.intp]:
     return corners[np.array(kept, bool)]
 
 
-def ring_sums(products: Array) -> NDArray[np.float64]:
-    """(patches, N_RINGS) sums over rings of (patches, PATCH^2)."""
-    ring, _ = _rings()
-    order = np.argsort(ring, kind="stable")
-    starts = np.searchsorted(ring[order], np.arange(1, N_RINGS + 2))
-    return np.add.reduceat(products[:, order].astype(np.float64), starts, axis=1)[:, :N_RINGS]
-
-
 @dataclass(frozen=True)
 class Correlation:
     """Ring by ring (patches, N_RINGS): the correlation of two images, and the power of each."""
 
-    frc: NDArray[np.float64]
-    power: NDArray[np.float64]
-    other: NDArray[np.float64]
+    frc: Image
+    power: Image
+    other: Image
 
 
 def ring_correlation(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> Correlation:
     """Of two stacks of transforms; 0 where either has no power."""
-    power, other = ring_sums(np.abs(a) ** 2), ring_sums(np.abs(b) ** 2)
-    scale = np.sqrt(power * other)
-    cross = ring_sums((a * b.conj()).real)
+    rings = _rings()
+    cross, power, other = ((p.real * q.real + p.imag * q.imag) @ rings for p, q in ((a, b), (a, a), (b, b)))
+    scale = np.sqrt(power) * np.sqrt(other)
     return Correlation(np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0), power, other)
 
 

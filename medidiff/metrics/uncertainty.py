@@ -8,8 +8,8 @@ claimed deviation.
 
 Errors e with standard deviation s, claimed as s', are covered with `2 Phi(z_p s' / s) - 1`.
 
-`Reliability` is shown any number of pixels and keeps sums only: the claimed deviations go into logarithmic bins of
-1.1 %, so tenths are exact to that; a bin on the boundary of two tenths is shared between them.
+`Coverage` and `Reliability` are shown any number of pixels and keep sums only: the claimed deviations go into
+logarithmic bins of 1.1 %, so tenths are exact to that; a bin on the boundary of two tenths is shared between them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,28 @@ def coverage(error: Array, deviation: Array, level: float = NOMINAL) -> float:
     return float(np.mean(np.abs(error) <= norm.ppf((1 + level) / 2) * deviation))
 
 
+@dataclass
+class Coverage:
+    """Pixels seen so far: their number, those inside the nominal 90 % interval, the sum of claimed deviations."""
+
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+
+    def add(self, error: Array, deviation: Array) -> None:
+        """Take pixels into account; `error` = estimate - truth and the claimed `deviation` have one shape."""
+        covered = np.count_nonzero(np.abs(error) <= Z90 * deviation)
+        self.sums += np.array([error.size, covered, deviation.sum(dtype=np.float64)])
+
+    @property
+    def share(self) -> float:
+        """Of the pixels, inside the interval."""
+        return float(self.sums[1] / self.sums[0])
+
+    @property
+    def sharpness(self) -> float:
+        """Mean width of the interval, in the unit of the image."""
+        return float(2 * Z90 * self.sums[2] / self.sums[0])
+
+
 @dataclass(frozen=True)
 class Tenths:
     """Pixels in ten equal parts by claimed deviation, smallest first; each (10,)."""
@@ -57,7 +79,7 @@ class Reliability:
     within: NDArray[np.float64] = field(default_factory=lambda: np.zeros(LEVELS.size + 1))
 
     def add(self, error: Array, deviation: Array) -> None:
-        """Take pixels into account; `error` = estimate - truth and the claimed `deviation` have one shape."""
+        """Take pixels into account, as `Coverage.add`."""
         e, sd = np.abs(error, dtype=np.float64).ravel(), np.asarray(deviation, np.float64).ravel()
         with np.errstate(divide="ignore", invalid="ignore"):  # a claim of 0 covers an error of 0 only
             z = np.where(e == 0, 0.0, e / sd)
@@ -71,16 +93,6 @@ class Reliability:
     @property
     def pixels(self) -> int:
         return int(self.sums[:, 0].sum())
-
-    @property
-    def coverage(self) -> float:
-        """Share of pixels inside the nominal 90 % interval."""
-        return float(self.sums[:, 1].sum() / self.pixels)
-
-    @property
-    def sharpness(self) -> float:
-        """Mean width of the 90 % interval, in the unit of the image."""
-        return float(2 * Z90 * self.sums[:, 2].sum() / self.pixels)
 
     def calibration(self) -> NDArray[np.float64]:
         """(LEVELS,) coverage of the intervals of those nominal levels."""

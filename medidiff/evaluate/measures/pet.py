@@ -125,7 +125,7 @@ class Moments:
 
     def add(self, candidate: Image, reference: Image) -> None:
         x = candidate.astype(np.float64)
-        self.sums += (x.size, x.sum(), (x * x).sum(), reference.sum(dtype=np.float64))
+        self.sums += np.array([x.size, x.sum(), (x * x).sum(), reference.sum(dtype=np.float64)])
 
     @property
     def variation(self) -> float:

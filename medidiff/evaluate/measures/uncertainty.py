@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from medidiff.evaluate.measure import Factory, Function, Value
 from medidiff.evaluate.view import Context, View
 from medidiff.metrics.tissue import SMOOTHING, TISSUES_HU
-from medidiff.metrics.uncertainty import LEVELS, NOMINAL, Reliability
+from medidiff.metrics.uncertainty import LEVELS, NOMINAL, Coverage, Reliability
 from medidiff.results.rows import WHOLE
 
 PATIENT = "patient"
@@ -31,7 +31,9 @@ class Uncertainty:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.seen: dict[str, Reliability] = {}
+        self.regions: dict[str, Coverage] = {}
+        self.main = PATIENT if context.unit == "HU" else WHOLE  # the region of tenths and curves
+        self.reliability = Reliability()
         self.of_truth = context.reference_noise == "none"
 
     def add(self, view: View) -> None:
@@ -42,7 +44,9 @@ class Uncertainty:
         error = view.candidate - target
         for name, mask in self._regions(view):
             if mask.any():
-                self.seen.setdefault(name, Reliability()).add(error[mask], view.deviation[mask])
+                self.regions.setdefault(name, Coverage()).add(error[mask], view.deviation[mask])
+                if name == self.main:
+                    self.reliability.add(error[mask], view.deviation[mask])
 
     def _regions(self, view: View) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         yield WHOLE, view.measured
@@ -55,38 +59,30 @@ class Uncertainty:
     def _suffix(self) -> str:
         return "" if self.of_truth else " of reference"
 
-    @property
-    def _main(self) -> str:
-        """The region of tenths and curves."""
-        return PATIENT if PATIENT in self.seen else WHOLE
-
     def values(self) -> Iterable[Value]:
-        unit = self.context.unit
-        for region, seen in self.seen.items():
-            yield Value(f"coverage{self._suffix}", 100 * seen.coverage, "%", region=region)
-            yield Value("sharpness", seen.sharpness, unit, region=region)
-        if not self.seen:
+        for region, seen in self.regions.items():
+            yield Value(f"coverage{self._suffix}", 100 * seen.share, "%", region=region)
+            yield Value("sharpness", seen.sharpness, self.context.unit, region=region)
+        if not self.reliability.pixels:
             return
-        main = self.seen[self._main]
-        covered = 100 * main.tenths().coverage
+        covered = 100 * self.reliability.tenths().coverage
         for k, share in enumerate(covered, 1):
             yield Value(f"coverage{self._suffix}", float(share), "%", region=f"deviation tenth {k}")
         worst = covered[np.argmax(np.abs(covered - 100 * NOMINAL))]
-        yield Value(f"worst tenth's coverage{self._suffix}", float(worst), "%", region=self._main)
-        yield Value(f"calibration error{self._suffix}", 100 * main.calibration_error(), "%", region=self._main)
+        yield Value(f"worst tenth's coverage{self._suffix}", float(worst), "%", region=self.main)
+        error = 100 * self.reliability.calibration_error()
+        yield Value(f"calibration error{self._suffix}", error, "%", region=self.main)
 
     def curves(self) -> Iterable[Function]:
-        if not self.seen:
+        if not self.reliability.pixels:
             return
-        main, unit = self.seen[self._main], self.context.unit
-        tenths = main.tenths()
-        x = tuple(tenths.deviation)
-        for name, xs, y, x_unit, y_unit in (
-            ("calibration", tuple(100 * LEVELS), 100 * main.calibration(), "%", "%"),
-            ("coverage by deviation", x, 100 * tenths.coverage, unit, "%"),
-            ("error by deviation", x, tenths.rmse, unit, unit),
+        tenths, unit = self.reliability.tenths(), self.context.unit
+        for name, x, y, x_unit, y_unit in (
+            ("calibration", 100 * LEVELS, 100 * self.reliability.calibration(), "%", "%"),
+            ("coverage by deviation", tenths.deviation, 100 * tenths.coverage, unit, "%"),
+            ("error by deviation", tenths.deviation, tenths.rmse, unit, unit),
         ):
-            yield Function(name + self._suffix, tuple(map(float, xs)), tuple(map(float, y)), x_unit, y_unit, self._main)
+            yield Function(name + self._suffix, tuple(map(float, x)), tuple(map(float, y)), x_unit, y_unit, self.main)
 
 
 def _not_air(view: View) -> NDArray[np.bool_]:

@@ -59,6 +59,20 @@ def test_the_input_is_the_mean_over_slices() -> None:
     assert figures(shown)["PSNR input", "abdomen"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_padding_counts_for_nothing() -> None:
+    """A frame of padding changes no figure."""
+    framed = [
+        View(
+            view.index,
+            *(np.pad(image, 9, constant_values=value) for image, value in (
+                (view.candidate, 500), (view.reference, 0), (view.measured, False))),
+            scan=np.pad(view.scan, 9, constant_values=-300),
+        )
+        for view in views(False)
+    ]  # fmt: skip
+    assert figures(framed) == pytest.approx(figures(views(False)), rel=1e-6)
+
+
 def test_nothing_is_promised_that_is_not_known() -> None:
     """No dose: no expected truth and no limit; against a truth neither is needed; without a scan there are no rows."""
     assert {metric for metric, _ in figures(views(False), dose=None)} == {"PSNR input", "PSNR best blend", "best blend"}
