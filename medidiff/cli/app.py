@@ -22,6 +22,7 @@ VERBS = {  # each with its heading in --help
     "demo": "Scans",
     "simulate": "Research",
     "run": "Research",
+    "evaluate": "Research",
     "models": "Research",
     "train": "Research",
     "tune": "Research",

@@ -70,13 +70,18 @@ def look(
 def judge(
     views: Iterable[View], measures: Sequence[Measure], progress: Progress = silent, n_slices: int = 0
 ) -> tuple[list[Value], list[Function]]:
+    """Show all views to all measures, and ask for their numbers."""
+    show(views, measures, progress, n_slices)
+    values = [value for measure in measures for value in measure.values()]
+    return values, [function for measure in measures for function in measure.curves()]
+
+
+def show(views: Iterable[View], measures: Sequence[Measure], progress: Progress = silent, n_slices: int = 0) -> None:
     """Show every view to every measure; `progress` is told how many of `n_slices` are done."""
     for view in views:
         for measure in measures:
             measure.add(view)
         progress(view.index + 1, n_slices or view.index + 1)
-    values = [value for measure in measures for value in measure.values()]
-    return values, [function for measure in measures for function in measure.curves()]
 
 
 def context_of(

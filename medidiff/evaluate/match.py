@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,11 +69,11 @@ class Item:
     def open(self, wanted: Item | None = None) -> SliceSource:
         """The slices, in the order of the axes of `wanted`; raises InputError for a volume that cannot be used."""
         if self.fault:
-            raise InputError(f"{self.label}: {self.fault}" if self.label not in self.fault else self.fault)
+            raise InputError(self.fault)
         if wanted is None or wanted.place is None:
             return self.opens()
         if lacks := _part_of(self, wanted) or _part_of(wanted, self):
-            raise InputError(f"{self.label}: {lacks}")
+            raise InputError(lacks)
         return on_grid(self.opens(), wanted.place, even=self.is_nifti or wanted.is_nifti)
 
 
@@ -122,6 +122,13 @@ def match(references: Sequence[Item], candidates: Sequence[Item]) -> tuple[list[
     return [], unmatched
 
 
+def run_parameters(path: Path) -> dict[str, object]:
+    """How `medidiff reconstruct` made a result, by its record; {} for anything else."""
+    found = _record(path / RUN_RECORD)
+    parameters = found.get("parameters", {}) if str(found.get("format", "")).startswith("medidiff-run") else {}
+    return {k: v for k, v in parameters.items() if k != "series"} if isinstance(parameters, dict) else {}
+
+
 def listed(texts: Sequence[str]) -> str:
     """Some of the texts, and how many more there are."""
     more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
@@ -143,13 +150,18 @@ def _uncertainty_maps(path: Path) -> dict[str, str]:
     return maps
 
 
-def _series_of(record: Path) -> list[Mapping[str, object]]:
-    try:
-        found = json.loads(record.read_bytes())
-    except (OSError, ValueError):
-        return []
-    series = found.get("series", []) if isinstance(found, dict) else []
+def _series_of(record: Path) -> list[dict[str, object]]:
+    series = _record(record).get("series")
     return [one for one in series if isinstance(one, dict)] if isinstance(series, list) else []
+
+
+def _record(path: Path) -> dict[str, object]:
+    """A record of some run; {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _numbered(item: Item, index: int, deviations: Mapping[str, Item]) -> Item:
@@ -258,24 +270,29 @@ def _difference(reference: Item, candidate: Item) -> str:
 
 
 def _by_place(references: Sequence[Item], candidates: Sequence[Item]) -> tuple[list[Item], list[str]]:
-    """Partners where every volume has exactly one, or none at all and what is wrong in sentences."""
-    fitting: dict[int, list[int]] = defaultdict(list)
-    wanted: dict[int, list[int]] = defaultdict(list)
-    for r, reference in enumerate(references):
-        for c, candidate in enumerate(candidates):
-            if _at_one_place(reference, candidate):
-                fitting[r].append(c)
-                wanted[c].append(r)
+    """Partners where every volume has exactly one, or none at all and what is wrong in sentences.
+
+    Where series of several kernels lie at one place, the kernel decides.
+    """
+    fitting = [
+        (r, c)
+        for r, reference in enumerate(references)
+        for c, candidate in enumerate(candidates)
+        if _at_one_place(reference, candidate)
+    ]
+    same_kernel = [(r, c) for r, c in fitting if references[r].kernel == candidates[c].kernel]
+    for pairs in (fitting, same_kernel):
+        if len(pairs) == len(references) == len(candidates) == len({r for r, _ in pairs}) == len({c for _, c in pairs}):
+            return [candidates[c] for _, c in sorted(pairs)], []
     faults = [*_lonely(references, candidates, fitting, "in the reference")]
-    faults += _lonely(candidates, references, wanted, "in the candidate")
-    return ([], faults) if faults else ([candidates[fitting[r][0]] for r in range(len(references))], [])
+    return [], [*faults, *_lonely(candidates, references, [(c, r) for r, c in fitting], "in the candidate")]
 
 
 def _lonely(
-    items: Sequence[Item], others: Sequence[Item], found: Mapping[int, Sequence[int]], side: str
+    items: Sequence[Item], others: Sequence[Item], pairs: Sequence[tuple[int, int]], side: str
 ) -> Iterator[str]:
     for k, item in enumerate(items):
-        partners = [others[c].label for c in found.get(k, ())]
+        partners = [others[other].label for one, other in pairs if one == k]
         if not partners:
             yield f"{item.label} {side} has no partner{f' ({item.fault})' if item.fault else ''}"
         elif len(partners) > 1:

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from medidiff.evaluate.journal import Journal, file_stem, work_key
+from medidiff.evaluate.journal import Journal, work_key
 from medidiff.evaluate.measure import Function, Value
+from medidiff.results.names import file_stem
 from medidiff.results.rows import CaseFacts
 
 VALUES = (Value("RMSE", 0.1 + 0.2, "HU", "hu"), Value("PSNR", math.inf, "dB", "abdomen", "liver"))
