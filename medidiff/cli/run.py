@@ -65,12 +65,13 @@ def _run(plan: Plan, workers: int | None, overwrite: bool) -> None:
     from medidiff.study.run import run as run_study
 
     with Bar("Restoring and judging slices") as bar:
-        out, sentences = run_study(plan, workers=workers, overwrite=overwrite, progress=bar)
-    for sentence in sentences:
+        done = run_study(plan, workers=workers, overwrite=overwrite, progress=bar)
+    plain.print(f"{done.computed} results computed, {done.reused} were finished before", markup=False)
+    for sentence in done.sentences:
         plain.print(sentence, markup=False)
     for name in ("report.html", "results.csv"):
-        if (out / name).exists():
-            plain.print(str(out / name), markup=False)
+        if (done.folder / name).exists():
+            plain.print(str(done.folder / name), markup=False)
 
 
 def _estimate(plan: Plan, workers: int | None) -> None:

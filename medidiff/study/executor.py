@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import torch
-
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -98,9 +96,7 @@ def _pool(workers: int, threads_each: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that start with few threads, leave Ctrl-C to us, and end when we do."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads_each)))
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(threads_each,)
-    )
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         yield pool
     finally:
@@ -112,9 +108,8 @@ def _pool(workers: int, threads_each: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _begin(threads_each: int) -> None:
+def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads_each)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

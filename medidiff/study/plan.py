@@ -125,6 +125,8 @@ def make_plan(path: Path, overrides: Iterable[str] = (), tick: Callable[[int, in
     study, found = read_study(path, list(overrides))
     faults = _Faults(found)
     plan = None if study is None else _plan(study, faults, tick)
+    if plan is not None and not faults and not plan.pairs:
+        faults.append("cases and methods: a study needs at least one of each")
     if faults or plan is None:
         count = f"{len(faults)} faults: " if len(faults) > 1 else ""
         raise UsageError(f"{path}: {count}{'; '.join(faults)}")
@@ -170,8 +172,8 @@ def _baseline(study: Study, methods: tuple[Method, ...], faults: _Faults) -> str
     wanted = study.statistics.baseline
     if wanted is None:
         unchanged = [method.name for method in methods if method.parameters.get("method") == "identity"]
-        return [*unchanged, *names][0]
-    if wanted not in names:
+        return [*unchanged, *names, ""][0]
+    if names and wanted not in names:
         faults.append(f"statistics.baseline: {wanted} is none of the methods; choose from {', '.join(names)}")
     return wanted
 

@@ -87,10 +87,18 @@ class Study:
         return [entry for entry in found if entry is not None]
 
 
-def run(
-    plan: Plan, *, workers: int | None = None, overwrite: bool = False, progress: Progress = silent
-) -> tuple[Path, list[str]]:
-    """Run a study; returns its folder and what its statistics say in sentences. `progress` counts slices, twice each.
+@dataclass(frozen=True)
+class Finished:
+    """A study that is whole: its folder, what its statistics say, and the pairs done now and by earlier runs."""
+
+    folder: Path
+    sentences: tuple[str, ...]
+    computed: int
+    reused: int
+
+
+def run(plan: Plan, *, workers: int | None = None, overwrite: bool = False, progress: Progress = silent) -> Finished:
+    """Run a study. `progress` counts slices, twice each: restored and judged.
 
     Raises OutputError for a folder that is not this study's, PartialFailure naming what failed (everything else is
     done), and KeyboardInterrupt when Ctrl-C was pressed, once, and the slice under way was finished.
@@ -105,7 +113,7 @@ def run(
         sentences = _results(study)
     if study.failures:
         raise PartialFailure(_told(study))
-    return out, sentences
+    return Finished(out, tuple(sentences), len(plan.pairs) - study.before, study.before)
 
 
 # ---------------------------------------------------------------- the folder
@@ -115,7 +123,7 @@ def _claim(plan: Plan, out: Path, overwrite: bool) -> None:
     """Make the folder ours; raises OutputError where it holds something else, or another study without `overwrite`."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file; name a new folder with output=FOLDER")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or not {path.name for path in out.iterdir()} - {LOCK, WORK}:
         _writing(out, lambda: out.mkdir(parents=True, exist_ok=True))
         return
     found = _found(out)

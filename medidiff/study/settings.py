@@ -164,8 +164,8 @@ class Study(Settings):
 
     name: Name
     output: Path
-    cases: tuple[Entry, ...] = Field(min_length=1)
-    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    cases: tuple[Entry, ...]
+    methods: tuple[MethodEntry, ...]
     data_root: Path = Path()
     seed: int = Field(default=0, ge=0, lt=2**63)
     presets: tuple[str, ...] = Field(default=("hu", "abdomen"), min_length=1)

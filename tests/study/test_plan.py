@@ -1,0 +1,91 @@
+"""A study is checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medidiff.errors import UsageError
+from medidiff.study.plan import make_plan
+
+Write = Callable[..., Path]
+
+
+def test_all_faults_are_named_together(
+    study_file: Write, tmp_path: Path, write_nifti_scan: Callable[..., Path]
+) -> None:
+    """Unknown keys, metrics and methods, a missing file, another grid, another unit, a twin name, a missing result."""
+    write_nifti_scan(tmp_path / "small.nii", np.full((3, 24, 24), -1000.0))
+    write_nifti_scan(tmp_path / "unit.nii", np.ones((3, 48, 48)))
+    (tmp_path / "vendor").mkdir()
+    paths = [("a_low.nii", "nowhere.nii"), ("a_low.nii", "small.nii"), ("a_low.nii", "unit.nii")]
+    cases = [{"paired": {"scan": scan, "reference": reference}} for scan, reference in paths]
+    cases += [{"paired": {"name": "b", "scan": "b_low.nii", "reference": "b_full.nii"}}] * 2
+    methods = [
+        {"name": "identity", "method": "identity"},
+        {"name": "lost", "model": "nowhere"},
+        {"name": "magic", "method": "magic"},
+        {"name": "vendor", "external": str(tmp_path / "vendor")},
+    ]
+    path = study_file(cases=cases, methods=methods, metrics=["rmse", "beauty"], presets=["hu", "pink"], colour="red")
+    with pytest.raises(UsageError) as error:
+        make_plan(path)
+    told = str(error.value)
+    for fault in ("colour: unknown key", "metrics: beauty unknown", "presets: pink unknown", "'magic' is not a method",
+                  "model 'nowhere'", "nowhere.nii: no such file", "small.nii: not the grid", "unit.nii: expected HU",
+                  "cases: b is there more than once", "vendor: has no b"):  # fmt: skip
+        assert fault in told, told
+    assert "\n" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_doses_become_cases_that_share_a_patient(study_file: Write) -> None:
+    """`simulate` makes one case a dose; a case without a name is numbered, and without a patient its own."""
+    full = {"full": "c_full.nii", "doses": [0.5, 0.25], "kernel": "hann", "i0": 1e5}
+    plan = make_plan(study_file(cases=[{"simulate": full}, {"simulate": full | {"name": "c", "patient": "p7"}}]))
+    assert [case.name for case in plan.cases] == ["case001@0.5", "case001@0.25", "c@0.5", "c@0.25"]
+    assert [case.patient for case in plan.cases] == ["case001", "case001", "p7", "p7"]
+    assert {case.facts.reference_noise for case in plan.cases} == {"shared"}
+    assert [case.facts.dose for case in plan.cases] == [0.5, 0.25] * 2
+
+
+def test_a_manifest_is_a_case_a_line(study_file: Write, tmp_path: Path) -> None:
+    """Measured pairs as they are, full doses at every dose; the patient is the manifest's."""
+    (tmp_path / "list.csv").write_text(
+        "patient,split,full,low\np1,test,a_full.nii,a_low.nii\np2,test,c_full.nii,\np3,tune,b_full.nii,\n"
+    )
+    entry = {"manifest": {"manifest": str(tmp_path / "list.csv"), "doses": [0.25], "kernel": "hann", "i0": 1e5}}
+    plan = make_plan(study_file(cases=[entry]))
+    assert [(case.name, case.patient) for case in plan.cases] == [("case001", "p1"), ("case002@0.25", "p2")]
+
+
+def test_a_key_changes_with_everything_that_decides_numbers(study_file: Write, tmp_path: Path) -> None:
+    """Metrics, method, seed, dose, content of a scan: each gives another key; paths and workers do not."""
+
+    def keys(**changes: object) -> list[str]:
+        plan = make_plan(study_file(**changes))
+        return [plan.key(case, method) for case, method in plan.pairs]
+
+    usual = keys()
+    assert len(set(usual)) == 4
+    assert keys(workers=2, output=str(tmp_path / "other")) == usual
+    assert not set(keys(metrics=["rmse"])) & set(usual)
+    assert not set(keys(seed=1)) & set(usual)
+    strong = [{"name": "identity", "method": "identity"}, {"name": "gaussian", "method": "gaussian", "smoothing": 2}]
+    assert [key in usual for key in keys(methods=strong)] == [True, False, True, False]
+    scan = tmp_path / "a_low.nii"
+    content = bytearray(scan.read_bytes())
+    content[-4:] = np.float32(7).tobytes()
+    scan.write_bytes(content)
+    assert [key in usual for key in keys()] == [False, False, True, True]
+
+
+def test_masks_must_lie_on_the_scan(study_file: Write, tmp_path: Path, write_nifti_scan: Callable[..., Path]) -> None:
+    """A mask of another grid, and a folder without one mask, are faults."""
+    write_nifti_scan(tmp_path / "masks" / "a.nii", np.ones((3, 24, 24)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"a\.nii: not the grid.*empty has no file for any case"):
+        make_plan(study_file(regions={"masks": {"liver": "masks", "empty": "empty"}}))
