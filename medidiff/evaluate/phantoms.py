@@ -76,6 +76,9 @@ class PhantomCase:
             raise UsageError(f"the dose of a phantom must be a fraction above 0 and at most 1, found {self.dose:g}")
         if self.realisations < 1:
             raise UsageError(f"a phantom needs at least 1 realisation, found {self.realisations}")
+        if self.seed < 0 or not self.i0 > 0:
+            found = f"{self.seed} and {self.i0:g}"
+            raise UsageError(f"a phantom needs a seed of 0 or more and I0 above 0 photons, found {found}")
         body = 2 * self.phantom.body.a
         if self.matrix * self.pixel_mm <= 1.05 * body:
             found = f"{self.matrix} pixels of {self.pixel_mm:g} mm"

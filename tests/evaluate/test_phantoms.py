@@ -70,6 +70,8 @@ def test_geometry_is_centred() -> None:
         ({"kernel": "B40"}, "kernel 'B40' is not known"),
         ({"dose": 25}, "fraction above 0 and at most 1, found 25"),
         ({"realisations": 0}, "at least 1 realisation"),
+        ({"seed": -1}, "a seed of 0 or more and I0 above 0 photons, found -1 and 100000"),
+        ({"i0": 0}, "found 0 and 0"),
         ({"matrix": 128}, "needs a field of view of 210 mm, found 128 pixels of 0.9 mm"),
     ],
 )
