@@ -1,0 +1,209 @@
+"""The methods paragraph of a paper, from the record of the study alone: what is not recorded is not claimed.
+
+Plain text in short paragraphs, each setting by name; the last one repeats all settings as they were run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from medidiff import DISCLAIMER, __version__
+from medidiff.baselines.registry import BASELINES
+from medidiff.metrics.preset import LDCT_BENCHMARK, PRESETS, Preset
+from medidiff.report.folder import Results
+from medidiff.report.words import dose_words, leaves, listed, many
+from medidiff.statistics import BETTER
+from medidiff.statistics.paired import EXACT_N
+
+METRICS = {
+    "RMSE": "root mean squared error over all voxels",
+    "NRMSE": "RMSE as a fraction of the declared range",
+    "PSNR": "peak signal-to-noise ratio, mean over slices",
+    "SSIM": "structural similarity (Wang et al. 2004; Gaussian window of 11 x 11 pixels, sigma 1.5, K1 0.01, K2 0.03), "
+    "mean over slices",
+    "MS-SSIM": "multi-scale structural similarity, mean over slices",
+    "VIF": "visual information fidelity, mean over slices",
+    "GMSD": "gradient magnitude similarity deviation, mean over slices",
+    "HaarPSI": "Haar wavelet-based perceptual similarity, mean over slices",
+    "bias": "mean of result minus reference over all voxels",
+    "noise": "standard deviation in uniform regions, by the noise power spectrum",
+    "NPS mean": "mean frequency of the noise power spectrum",
+    "NPS shift": "mean frequency of the noise power spectrum less that of the reference",
+    "CNR": "contrast-to-noise ratio of inserts",
+    "TTF f50": "frequency at which the task transfer function of an edge falls to a half",
+    "NPWE d'": "detectability index of the non-prewhitening observer with an eye filter",
+    "CHO AUC": "area under the ROC curve of a channelised Hotelling observer",
+    "coverage": "share of errors inside the claimed 90 % interval",
+    "coverage of reference": "share of differences from the noisy reference inside the claimed 90 % interval",
+}
+BESIDE = {
+    "PSNR input": "the PSNR of the input",
+    "PSNR truth": "that of the noise-free truth",
+    "PSNR best blend": "that of the best blend of result and input",
+    "PSNR limit": "the limit that the best conceivable estimate of this reference attains",
+}
+NOISES = {
+    "none": "the noise-free truth",
+    "shared": "the full-dose scan that the low dose was simulated from (the two share noise)",
+    "independent": "an independent acquisition",
+}
+
+
+def paragraphs(results: Results) -> list[str]:
+    """The text, ready to paste."""
+    parts = (_cases(results), _simulation(results), _methods(results), _metrics(results), _statistics(results),
+             _software(results), _settings(results))  # fmt: skip
+    return [" ".join(sentences) for part in parts if (sentences := [*part])]
+
+
+def _cases(results: Results) -> Iterator[str]:
+    cases, record = results.cases, results.record
+    doses = [dose_words(dose) for dose in sorted({*cases["dose"].dropna()})]
+    groups = [group for group in sorted({*cases["group"]}) if group]
+    counted = f"{many(len(cases), 'case')} of {many(cases['patient'].nunique(), 'patient')}"
+    slices = [int(n) for n in cases["n_slices"] if n == n and n > 0]
+    yield f"We evaluated {listed(results.methods)} on {counted}" + (
+        f" ({min(slices)} to {max(slices)} slices a case, {sum(slices)} in all)." if slices else "."
+    )
+    if doses:
+        yield f"Doses, as fractions of the full dose: {listed(doses)}."
+    if groups:
+        yield f"Cases were grouped as {listed(groups)}."
+    for noise in sorted({*cases["reference_noise"]}):
+        count = int((cases["reference_noise"] == noise).sum())
+        yield f"The reference of {many(count, 'case')} was {NOISES.get(noise, noise)}."
+    kinds = [case.get("kind") for case in record.get("cases", {}).values() if isinstance(case, Mapping)]
+    for kind in sorted({kind for kind in kinds if kind}):
+        yield f"{many(kinds.count(kind), 'case')} of kind {kind}."
+
+
+def _simulation(results: Results) -> Iterator[str]:
+    """How low doses were made; settings that differ from case to case are given as ranges."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for case, extra in zip(results.cases["case"], results.cases.get("extra", ()), strict=False):
+        for part, values in (json.loads(extra) if extra else {}).items():
+            kind = results.record.get("cases", {}).get(case, {}).get("kind", "")
+            title = f"Simulation of {kind or 'low-dose'} cases" if part == "simulation" else part
+            for name, value in leaves(values, part if not isinstance(values, Mapping) else ""):
+                found.setdefault(title, {}).setdefault(name, []).append(value)
+    for title, settings in found.items():
+        how = " by projection-domain noise insertion (Yu et al. 2012)" if "simulated" in title else ""
+        told = "; ".join(f"{name} {_spread(values)}" for name, values in settings.items())
+        yield f"{title[0].upper()}{title[1:]}{how}: {told}."
+
+
+def _spread(values: list[str]) -> str:
+    distinct = list(dict.fromkeys(values))
+    return listed(distinct) if len(distinct) <= 6 else f"{len(distinct)} values from {distinct[0]} to {distinct[-1]}"
+
+
+def _methods(results: Results) -> Iterator[str]:
+    recorded = results.record.get("methods", {})
+    for method in results.methods:
+        parameters = recorded.get(method)
+        if not parameters:
+            yield f"The settings of {method} are not recorded."
+        elif parameters.get("external"):
+            rest = {key: value for key, value in parameters.items() if key != "external"}
+            yield f"Results of {method} were made by another program{_in_brackets(rest)}."
+        else:
+            yield f"{method}: {_what(parameters)}{_in_brackets(parameters)}."
+            if tuned(parameters):
+                yield (
+                    f"Its smoothing is the default of medidiff {_version(results)}: "
+                    "strengths found on the tune split by medidiff tune."
+                )
+
+
+def _what(parameters: Mapping[str, Any]) -> str:
+    baseline = BASELINES.get(parameters.get("method", ""))
+    if baseline is None:
+        return "a trained model"
+    unit = f", smoothing in {baseline.unit}" if "smoothing" in parameters else ""
+    return f"{baseline.title} ({baseline.source}){unit}"
+
+
+def _in_brackets(parameters: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in leaves(parameters) if name)
+    return f" ({told})" if told else ""
+
+
+def tuned(parameters: Mapping[str, Any]) -> bool:
+    """Whether a classical method ran with the strength that our search found."""
+    baseline = BASELINES.get(parameters.get("method", ""))
+    return baseline is not None and baseline.smoothing is not None and parameters.get("smoothing") == baseline.smoothing
+
+
+def _metrics(results: Results) -> Iterator[str]:
+    found = list(dict.fromkeys(results.rows["metric"]))
+    told = [f"{name}: {METRICS[name]}" for name in METRICS if name in found]
+    others = [name for name in found if name not in METRICS and name not in BESIDE]
+    if told:
+        yield f"Metrics: {'; '.join(told)}."
+    if others:
+        yield f"Also measured: {listed(others)}."
+    if beside := [words for name, words in BESIDE.items() if name in found]:
+        yield f"PSNR is reported beside {listed(beside)}."
+    presets = [name for name in dict.fromkeys(results.rows["preset"]) if name]
+    if presets:
+        yield f"Intensity ranges, declared and never the maximum of an image: {'; '.join(map(_range, presets))}."
+    if any(name in PRESETS and PRESETS[name].conventions == LDCT_BENCHMARK for name in presets):
+        yield (
+            "Under ldct-benchmark presets the conventions of Eulig et al. (2024), Medical Physics 51:8776 hold: means "
+            "over slices of all pixels, RMSE and VIF of HU clipped to -1024 to 1900, SSIM with a flat window of 7 x 7."
+        )
+    regions = [name for name in dict.fromkeys(results.rows["region"]) if name != "all"]
+    if regions:
+        yield f"Regions beside the whole image (all): {listed(regions)}."
+
+
+def _range(name: str) -> str:
+    preset: Preset | None = PRESETS.get(name)
+    if preset is None:
+        return name
+    what = "window, values clipped to it" if preset.clip else "nothing clipped"
+    return f"{name} {preset.low:g} to {preset.high:g} {preset.unit} ({what}; data range {preset.range:g} {preset.unit})"
+
+
+def _statistics(results: Results) -> Iterator[str]:
+    s = results.settings
+    primary = listed(
+        f"{o.metric} ({', '.join(filter(None, [o.preset or 'every preset', o.region]))})" for o in s.primary
+    )
+    yield (
+        "The patient is the unit of statistics: the cases of a patient at one dose and in one group were averaged, and "
+        f"doses and groups were not pooled. Intervals of means are bootstrap intervals (BCa, {s.resamples} resamples, "
+        f"confidence {100 * s.confidence:g} %, seed {s.seed}). The primary outcome was {primary}."
+    )
+    if len(results.methods) > 1:
+        yield (
+            f"Every other method was compared with {results.baseline} (baseline) by two-sided paired sign-flip tests "
+            f"over patients (exact up to {EXACT_N}, else {s.resamples} random flips), the Wilcoxon signed-rank test "
+            f"beside them; alpha {s.alpha:g}, Holm's correction over the primary comparisons that have patients "
+            "enough to be significant at all. Effect sizes are Hedges' g and the rank-biserial correlation; agreement "
+            "is by Bland and Altman's limits and intraclass correlations ICC(2,1) and ICC(3,1)."
+        )
+        aimed = [m for m in dict.fromkeys(results.rows["metric"]) if m in BETTER and not isinstance(BETTER[m], str)]
+        if aimed:
+            yield f"Of {listed(aimed)} the distance from the best value was compared."
+
+
+def _version(results: Results) -> str:
+    return str(results.record.get("medidiff", __version__))
+
+
+def _software(results: Results) -> Iterator[str]:
+    record = results.record
+    software = [f"{name} {version}" for name, version in leaves(record.get("software", {})) if name]
+    yield f"Software: {listed([f'medidiff {_version(results)}', *software])}."
+    if seeds := [f"{name} {value}" for name, value in leaves(record.get("seeds", {})) if name]:
+        yield f"Seeds: {listed(seeds)}; each case draws from its own, so results depend on neither order nor workers."
+    yield f"medidiff is for {DISCLAIMER}."
+
+
+def _settings(results: Results) -> Iterator[str]:
+    settings = {key: value for key, value in results.record.get("settings", {}).items() if key != "methods"}
+    if settings:
+        yield f"All settings as run: {'; '.join(f'{name} {value}' for name, value in leaves(settings))}."

@@ -1,0 +1,257 @@
+"""The tables of a report: the outcomes that matter first, PSNR beside what it must be read with, then everything.
+
+"Best" is the best mean of a column within one stratum (dose, group, kind of reference): a mark for the eye, not a test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from medidiff.metrics.preset import PRESETS
+from medidiff.report.folder import Outcome, Results, Stratum
+from medidiff.report.tables import STAR, Cell, Column, Line, Table
+from medidiff.report.words import (
+    NOTHING,
+    decimals,
+    interval,
+    many,
+    number,
+    outcome_words,
+    p_value,
+    unit_words,
+    with_unit,
+)
+from medidiff.statistics import BETTER
+
+WIDEST = 6  # outcomes in the main table
+TASKS = ("CHO AUC", "NPWE d'", "TTF f50", "coverage", "coverage of reference", "SUVmean bias", "COV", "noise")
+COMPANIONS = ("PSNR input", "PSNR truth", "PSNR best blend", "PSNR limit", "best blend", "attainable gain")
+LONGEST = 2000  # lines of the table of everything
+
+
+def tables(results: Results) -> list[Table]:
+    """All tables that have a line."""
+    found = [main_table(results), companions_table(results), comparisons_table(results), everything_table(results)]
+    return [table for table in found if table is not None and table.lines]
+
+
+def main_outcomes(results: Results) -> list[Outcome]:
+    """The declared primary outcomes, then PSNR and SSIM in the first display window, bias, and tasks."""
+    found = results.outcomes(results.summary)
+    primary = [
+        o
+        for wanted in results.settings.primary
+        for o in found
+        if wanted.names({"metric": o.metric, "preset": o.preset, "region": o.region})
+    ]
+    whole = [outcome for outcome in found if outcome.region == "all"]
+    usual = [_windowed([o for o in whole if o.metric == m], results) for m in ("RMSE", "PSNR", "SSIM", "bias")]
+    tasks = [next((o for o in [*whole, *found] if o.metric == metric), None) for metric in TASKS]
+    chosen = dict.fromkeys(o for o in (*primary, *usual, *tasks) if o is not None)
+    return [*chosen][: max(WIDEST, len(primary))] or found[:WIDEST]
+
+
+def _windowed(outcomes: list[Outcome], results: Results) -> Outcome | None:
+    """Errors over the whole range, indices of images in a display window: what the field prints."""
+    order = [*results.record.get("settings", {}).get("presets", ()), *PRESETS]
+
+    def rank(outcome: Outcome) -> tuple[bool, int]:
+        preset = PRESETS.get(outcome.preset)
+        clips = preset is not None and preset.clip
+        return clips != (outcome.metric in ("PSNR", "SSIM")), order.index(outcome.preset) if preset else len(order)
+
+    return min(outcomes, key=rank, default=None)
+
+
+def main_table(results: Results) -> Table | None:
+    """Mean and interval of the outcomes that matter: a group a stratum, a line a method."""
+    outcomes = main_outcomes(results)
+    places = {o: decimals(o.of(results.summary)["mean"], o.unit) for o in outcomes}
+    stratified = len(results.strata) > 1
+    first = (Column("Cases", numeric=False),) if stratified else ()
+    columns = (
+        *first,
+        Column("Method", numeric=False),
+        Column("n"),
+        *(Column(with_unit(o.metric, o.unit), _where(o)) for o in outcomes),
+    )
+    groups = [tuple(_main_lines(results, stratum, outcomes, places, stratified)) for stratum in results.strata]
+    share = f"{100 * results.settings.confidence:g} %"
+    return Table(
+        "main",
+        f"Mean over patients ({share} bootstrap interval)",
+        columns,
+        tuple(group for group in groups if group),
+        f"{STAR} and bold: best mean of the column among the methods of one group; this is not a test. "
+        "n: patients (the cases of a patient are averaged first).",
+    )
+
+
+def _main_lines(
+    results: Results, stratum: Stratum, outcomes: list[Outcome], places: dict[Outcome, int], stratified: bool
+) -> Iterator[Line]:
+    table = stratum.of(results.summary)
+    found = {(o, line["method"]): line for o in outcomes for line in o.of(table).to_dict("records")}
+    best = {o: _best(o, {m: line["mean"] for (other, m), line in found.items() if other == o}) for o in outcomes}
+    for k, method in enumerate(results.in_order({method for _, method in found})):
+        lines = {o: found.get((o, method)) for o in outcomes}
+        n = max(int(line["n"]) for line in lines.values() if line)
+        cells = [_mean_cell(line, places[o], method in best[o], n) for o, line in lines.items()]
+        where = (Cell(stratum.label if k == 0 else ""),) if stratified else ()
+        yield (*where, Cell(method), Cell(str(n)), *cells)
+
+
+def _mean_cell(line: dict[str, Any] | None, places: int, best: bool, n: int) -> Cell:
+    if line is None:
+        return Cell(NOTHING)
+    details = [interval(line["low"], line["high"], places), f"n = {int(line['n'])}" if line["n"] != n else ""]
+    mark = f" {STAR}" if best else ""
+    return Cell(number(line["mean"], places) + mark, ", ".join(filter(None, details)), best)
+
+
+def _best(outcome: Outcome, means: dict[str, float]) -> set[str]:
+    """Methods with the best mean; nobody where there is one method, all are equal, or no direction is declared."""
+    direction = BETTER.get(outcome.metric)
+    known = {method: mean for method, mean in means.items() if not math.isnan(mean)}
+    if direction is None or len(known) < 2 or len({*known.values()}) < 2:
+        return set()
+    if isinstance(direction, str):
+        best = (min if direction == "lower" else max)(known.values())
+        return {method for method, mean in known.items() if mean == best}
+    distance = {method: abs(mean - direction) for method, mean in known.items()}
+    return {method for method, far in distance.items() if far == min(distance.values())}
+
+
+def companions_table(results: Results) -> Table | None:
+    """PSNR with the four figures that it is read beside."""
+    wanted = [o for o in results.outcomes(results.summary) if o.metric in COMPANIONS and o.region == "all"]
+    if not wanted:
+        return None
+    shown = [metric for metric in ("PSNR", *COMPANIONS) if metric == "PSNR" or any(o.metric == metric for o in wanted)]
+    units = {"best blend": "1", "attainable gain": "%"}
+    outcomes = {p: [Outcome(m, p, "all", units.get(m, "dB")) for m in shown] for p in {o.preset: 0 for o in wanted}}
+    columns = (
+        Column("Cases", numeric=False),
+        Column("Preset", numeric=False),
+        Column("Method", numeric=False),
+        *(Column(with_unit(_companion_name(metric), units.get(metric, "dB"))) for metric in shown),
+    )
+    groups = [
+        tuple(_companion_lines(results, stratum, preset, columned))
+        for stratum in results.strata
+        for preset, columned in outcomes.items()
+    ]
+    return Table(
+        "companions",
+        "PSNR beside what it must be read with: means over patients",
+        columns,
+        tuple(group for group in groups if group),
+        "Input: the scan that methods were given. Truth: what the noise-free truth itself would score against this "
+        "reference. Best blend: of the result with its input, and the share of the input in it. Limit: the best "
+        "conceivable estimate of this reference. Gain: share of the way from input to limit.",
+    )
+
+
+def _companion_name(metric: str) -> str:
+    names = {"PSNR": "PSNR", "best blend": "input in best blend", "attainable gain": "attained gain"}
+    return names.get(metric, metric.removeprefix("PSNR "))
+
+
+def _companion_lines(results: Results, stratum: Stratum, preset: str, outcomes: list[Outcome]) -> Iterator[Line]:
+    table = stratum.of(results.summary)
+    means = {(o, line["method"]): line["mean"] for o in outcomes for line in o.of(table).to_dict("records")}
+    beside = {method for outcome, method in means if outcome.metric != "PSNR"}
+    for k, method in enumerate(results.in_order(beside)):
+        cells = [_plain_number(means.get((o, method), math.nan), o.unit) for o in outcomes]
+        yield Cell(stratum.label if k == 0 else ""), Cell(preset if k == 0 else ""), Cell(method), *cells
+
+
+def _plain_number(value: float, unit: str) -> Cell:
+    return Cell(number(value, 2 if unit in ("dB", "1") else 0))
+
+
+def comparisons_table(results: Results) -> Table | None:
+    """Every comparison of a primary outcome with the baseline."""
+    lines = results.comparisons[results.comparisons["primary"].astype(bool)]
+    if lines.empty:
+        return None
+    columns = (
+        Column("Cases", numeric=False), Column("Outcome", numeric=False), Column("Method", numeric=False), Column("n"),
+        Column("Difference", f"{100 * results.settings.confidence:g} % interval"), Column("p"), Column("Holm p"),
+        Column("Hedges g"),
+    )  # fmt: skip
+    groups = [tuple(map(_compared, stratum.of(lines).to_dict("records"), _repeat(stratum))) for stratum in
+              results.strata]  # fmt: skip
+    return Table(
+        "comparisons",
+        f"Primary outcomes against {results.baseline}: difference of means over the patients that both have",
+        columns,
+        tuple(group for group in groups if group),
+        "Two-sided paired sign-flip tests, Holm's correction over the family of primary comparisons; "
+        f"alpha = {results.settings.alpha:g}. Where the best value is a number, distances from it are compared. "
+        "A dash: not in the family, or too few patients.",
+    )
+
+
+def _repeat(stratum: Stratum) -> Iterator[str]:
+    yield stratum.label
+    while True:
+        yield ""
+
+
+def _compared(line: dict[str, Any], where: str) -> Line:
+    places = decimals([line["difference"], line["low"], line["high"]], line["unit"])
+    difference = f"{number(line['difference'], places)} {unit_words(line['unit'])}".strip()
+    return (
+        Cell(where),
+        Cell(outcome_words(line["metric"], line["preset"], line["region"])),
+        Cell(line["method"]),
+        Cell(str(int(line["n"]))),
+        Cell(difference, interval(line["low"], line["high"], places)),
+        Cell(p_value(line["p"])),
+        Cell(p_value(line["p_holm"])),
+        Cell(number(line["hedges_g"], 2)),
+    )
+
+
+def everything_table(results: Results) -> Table | None:
+    """One line a number of statistics.csv."""
+    lines = [_everything_line(results, line) for line in _ordered(results)]
+    over = len(lines) - LONGEST
+    note = f"{many(over, 'further line is', 'further lines are')} in statistics.csv." if over > 0 else ""
+    columns = (
+        Column("Cases", numeric=False), Column("Metric", numeric=False), Column("Preset", numeric=False),
+        Column("Region", numeric=False), Column("Method", numeric=False), Column("n"), Column("Mean"),
+        Column("Interval", f"{100 * results.settings.confidence:g} %"), Column("Median"), Column("SD"),
+        Column("Unit", numeric=False),
+    )  # fmt: skip
+    return Table("everything", "Every metric of every method", columns, (tuple(lines[:LONGEST]),), note)
+
+
+def _ordered(results: Results) -> Iterable[tuple[Stratum, dict[str, Any]]]:
+    rank = {method: k for k, method in enumerate(results.methods)}
+    for stratum in results.strata:
+        table = stratum.of(results.summary)
+        for line in sorted(
+            table.to_dict("records"),
+            key=lambda line: (line["metric"], line["preset"], line["region"] != "all", line["region"],
+                              rank[line["method"]]),
+        ):  # fmt: skip
+            yield stratum, line
+
+
+def _everything_line(results: Results, item: tuple[Stratum, dict[str, Any]]) -> Line:
+    stratum, line = item
+    places = decimals([line["mean"], line["low"], line["high"]], line["unit"])
+    texts = (
+        stratum.label, line["metric"], line["preset"] or NOTHING, line["region"], line["method"], str(int(line["n"])),
+        number(line["mean"], places), interval(line["low"], line["high"], places) or NOTHING,
+        number(line["median"], places), number(line["sd"], places), unit_words(line["unit"]) or NOTHING,
+    )  # fmt: skip
+    return tuple(map(Cell, texts))
+
+
+def _where(outcome: Outcome) -> str:
+    return ", ".join([outcome.preset] * bool(outcome.preset) + [outcome.region] * (outcome.region != "all"))
