@@ -12,7 +12,9 @@ Intraclass correlation, McGraw and Wong (1996), Psychol. Methods 1:30, of n pati
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 NOWHERE = (float("nan"), float("nan"))
-COVERED = 0.95  # the limits of agreement hold this share of differences
+Z = float(stats.norm.ppf(0.975))  # limits of agreement hold 95 % of the differences
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,21 @@ def bland_altman(differences: Array, confidence: float = 0.95) -> BlandAltman:
         unknown = Estimate(float("nan"), NOWHERE)
         return BlandAltman(n, Estimate(mean, NOWHERE), unknown, unknown)
     sd = float(differences.std(ddof=1))
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    z = float(stats.norm.ppf((1 + COVERED) / 2))
-    error = sd / np.sqrt(n)
-    student = error * stats.t.ppf(tails, n - 1)
-    noncentral = error * stats.nct.ppf(tails, n - 1, z * np.sqrt(n))
+    student, near, far = (sd * factor for factor in _factors(n, confidence))
     return BlandAltman(
         n,
-        Estimate(mean, _pair(mean + student)),
-        Estimate(mean - z * sd, _pair(mean - noncentral[::-1])),
-        Estimate(mean + z * sd, _pair(mean + noncentral)),
+        Estimate(mean, (mean - student, mean + student)),
+        Estimate(mean - Z * sd, (mean - far, mean - near)),
+        Estimate(mean + Z * sd, (mean + near, mean + far)),
     )
+
+
+@lru_cache(maxsize=256)
+def _factors(n: int, confidence: float) -> tuple[float, float, float]:
+    """Half width of the interval of the bias, near and far end of that of a limit, in standard deviations."""
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    near, far = stats.nct.ppf(tails, n - 1, Z * math.sqrt(n)) / math.sqrt(n)
+    return float(stats.t.ppf(tails[1], n - 1)) / math.sqrt(n), float(near), float(far)
 
 
 def icc(ratings: Array, confidence: float = 0.95) -> tuple[Estimate, Estimate]:
@@ -114,7 +120,3 @@ def _absolute_interval(msr: float, msc: float, mse: float, n: int, k: int, confi
     low = n * (msr - f_low * mse) / (f_low * spread + n * msr)
     high = n * (f_high * msr - mse) / (spread + n * f_high * msr)
     return float(low), float(high)
-
-
-def _pair(limits: Array) -> Interval:
-    return float(limits[0]), float(limits[1])

@@ -48,6 +48,7 @@ def _all_signs(n: int) -> Array:
     return np.where(bits == 1, -1.0, 1.0)
 
 
+@lru_cache(maxsize=4)
 def _random_signs(n: int, resamples: int, seed: int) -> Array:
     return np.random.default_rng([seed, n]).choice([-1.0, 1.0], (resamples, n))
 

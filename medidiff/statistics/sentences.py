@@ -26,7 +26,8 @@ def say(summary: pd.DataFrame, lines: Sequence[Line], baseline: str, settings: S
         "The patient is the unit: the cases of a patient at one dose and in one group are averaged first, "
         "and doses and groups are never pooled.",
         f"Intervals of means are BCa bootstrap intervals ({_percent(settings.confidence)}, {settings.resamples} "
-        "resamples); with fewer than about 15 patients they are too narrow.",
+        "resamples); with few patients they are too narrow: those of 95 % hold the truth in about 80 % of studies with "
+        "4 patients, 89 % with 8, 92 % with 15.",
     ]
     if not primary:
         wanted = ", ".join(outcome.metric for outcome in settings.primary) or "none"
