@@ -180,7 +180,7 @@ class Classical:
         """Restore the middle slice of a slab (K, rows, columns)."""
         y = slab[len(slab) // 2]
         measured = y if padding is None else filled(y, padding)
-        x_hat = self.baseline.function(measured, noise_level(y), self.smoothing or 0.0)
+        x_hat = self.baseline.function(measured, noise_level(measured), self.smoothing or 0.0)
         return Restored(index, blended(y, x_hat, self.strength, padding), None, padding)
 
 

@@ -388,7 +388,98 @@ def test_weights_that_are_corrupt_or_foreign(tmp_path: Path, cli: Any, scan: Pat
     refused(cli("reconstruct", scan, "-o", tmp_path / "out", "--model", "nothing"), tmp_path / "out", "neither a file")
 
 
+# -- classical methods -----------------------------------------------------------------------------------
+
+
+def test_a_classical_method_writes_the_same_kind_of_result(
+    tmp_path: Path, cli: Any, scan: Path, system_tool: Callable[[str], str]
+) -> None:
+    """Folder, record and headers as for a model, but they name the method and speak of no network."""
+    out = tmp_path / "out"
+    ended = cli("reconstruct", scan, "-o", out, "--method", "nlm", "--smoothing", 1.2, "--strength", 90)
+    assert ended.code == 0, ended.err
+    assert "3 slices, method nlm, smoothing 1.2" in ended.out
+    run = json.loads((out / "run.json").read_text())
+    assert {"method": "nlm", "smoothing": 1.2, "strength": 90.0}.items() <= run["parameters"].items()
+    entry = run["series"][0]
+    assert (entry["method"], entry["smoothing"], entry["nfe"]) == ("nlm", 1.2, 0)
+    assert entry["model"] is entry["model_sha256"] is None
+    before, after = dcmread(scan / "IM0001"), dcmread(out / "001_CT_B40f" / "0002.dcm")
+    said = "method nlm (non-local means, Buades et al. 2005), smoothing 1.2 noise levels, strength 90 %"
+    assert said in after.DerivationDescription
+    assert after.SeriesDescription == "medidiff nlm research use only"
+    assert after.DerivationCodeSequence[-1].CodeValue == "MDIFF-FILTER"
+    words = "denoised by the classical method nlm"
+    assert words in after.ContributingEquipmentSequence[-1].ContributionDescription
+    assert words in after.ImageComments
+    body = before.pixel_array > 900
+    assert after.pixel_array[body].std() < 0.7 * before.pixel_array[body].std()
+    found = subprocess.run([system_tool("dciodvfy"), out / "001_CT_B40f" / "0002.dcm"], capture_output=True, text=True)
+    assert "Error" not in found.stderr
+
+
+def test_the_identity_is_a_method(tmp_path: Path, cli: Any, scan: Path) -> None:
+    """What every comparison needs: the scan itself, to the last number, as a result."""
+    assert cli("reconstruct", scan, "-o", tmp_path / "out", "--method", "identity").code == 0
+    before = np.stack([dcmread(scan / f"IM{k:04d}").pixel_array for k in range(3)])
+    np.testing.assert_array_equal(np.stack(list(pixels(tmp_path / "out" / "001_CT_B40f").values())), before)
+
+
+def test_a_classical_method_works_on_nifti(tmp_path: Path, cli: Any, write_nifti_scan: Callable[..., Path]) -> None:
+    array = np.random.default_rng(0).normal(40, 20, (3, 40, 44))
+    array[:, :10] -= 1040
+    path = write_nifti_scan(tmp_path / "scan.nii.gz", array)
+    assert cli("reconstruct", path, "-o", tmp_path / "out", "--method", "gaussian", "--smoothing", 2).code == 0
+    image = nib.load(tmp_path / "out" / "001_CT_nifti" / "reconstruction.nii.gz")
+    assert image.shape == (44, 40, 3)
+    assert image.get_fdata()[:, 18:].std() < 8
+
+
+def test_a_finished_run_with_another_strength_is_another_run(tmp_path: Path, cli: Any, scan: Path) -> None:
+    """The strength decides the voxels: two of them never mix in one folder."""
+    command = ("reconstruct", scan, "-o", tmp_path / "out", "--method", "tv", "--smoothing")
+    assert cli(*command, 1).code == 0
+    refused(cli(*command, 2), None, "another run (smoothing 1.0 there, 2.0 now)")
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--method", "nlm", "--mode", "texture"), "--mode is not used by --method nlm"),
+        (("--method", "nlm", "--model", "ct"), "--model is not used by --method nlm"),
+        (("--method", "median"), "'median' is not a method"),
+        (("--smoothing", "1"), "--smoothing is the strength of a classical method"),
+        (("--method", "gaussian", "--smoothing", "nan"), "--smoothing: nan was given"),
+    ],
+)
+def test_options_of_the_wrong_kind_of_method(
+    options: tuple[str, ...], word: str, tmp_path: Path, cli: Any, scan: Path
+) -> None:
+    refused(cli("reconstruct", scan, "-o", tmp_path / "out", *options), tmp_path / "out", word)
+
+
 # -- stopping and going on -------------------------------------------------------------------------------
+
+
+def test_a_classical_run_that_died_goes_on(tmp_path: Path, scan: Path) -> None:
+    """Slices that are there are kept, the others are filtered: the same pixels as in one go."""
+    arguments = [scan, "-o", tmp_path / "out", "--method", "bilateral"]
+    program = "import os; from medidiff.io import derived; whole = derived.write_whole\n"
+    program += (
+        "derived.write_whole = lambda path, data: os._exit(9) if path.name == '0003.dcm' else whole(path, data)\n"
+    )
+    subprocess.run([sys.executable, "-c", program + MAIN, "reconstruct", *map(str, arguments)], check=False)
+    work = tmp_path / "out" / ".unfinished" / "001_CT_B40f"
+    kept = {path.name: path.stat().st_mtime_ns for path in work.glob("*.dcm")}
+    assert sorted(kept) == ["0001.dcm", "0002.dcm"]
+    for out in ("out", "never"):
+        arguments[2] = tmp_path / out
+        subprocess.run([sys.executable, "-c", MAIN, "reconstruct", *map(str, arguments)], check=True)
+    resumed, never = (pixels(tmp_path / name / "001_CT_B40f") for name in ("out", "never"))
+    for name in ("0001.dcm", "0002.dcm", "0003.dcm"):
+        np.testing.assert_array_equal(resumed[name], never[name])
+    final = tmp_path / "out" / "001_CT_B40f"
+    assert {name: (final / name).stat().st_mtime_ns for name in kept} == kept
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

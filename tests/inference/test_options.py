@@ -23,6 +23,18 @@ from medidiff.inference.options import Options
         ({"strength": 101}, "--strength: 101 was given, but input should be less than or equal to 100"),
         ({"mode": "texture", "steps": 0}, "--steps: 0 was given"),
         ({"mode": "uncertainty", "draws": 1}, "--draws: 1 was given, but input should be greater than or equal to 2"),
+        (
+            {"method": "median"},
+            "--method: 'median' is not a method: choose one of model, identity, gaussian, bilateral",
+        ),
+        ({"smoothing": 1.0}, "--smoothing is the strength of a classical method, a model has none: leave it out"),
+        ({"method": "nlm", "smoothing": -1}, "--smoothing: -1 was given, but input should be greater than or equal"),
+        ({"method": "nlm", "smoothing": 60}, "--smoothing: 60 was given, but --method nlm takes 0 to 5 noise levels"),
+        ({"method": "identity", "smoothing": 1}, "--smoothing: --method identity has no strength: leave it out"),
+        ({"method": "nlm", "mode": "texture"}, "--mode is not used by --method nlm, only by a model: leave it out"),
+        ({"method": "tv", "model": "ct"}, "--model is not used by --method tv, only by a model: leave it out"),
+        ({"method": "tv", "device": "cuda"}, "--device is not used by --method tv"),
+        ({"method": "tv", "seed": 3}, "--seed is not used by --method tv"),
         ({"transfer_syntax": "jpeg"}, "--transfer-syntax: 'jpeg' is not offered: choose one of explicit, jpegls, j2k"),
     ],
 )
