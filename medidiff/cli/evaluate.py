@@ -94,9 +94,9 @@ def evaluate(
 
     medidiff evaluate --reference FULL_DOSE --candidate ours=RESULT --candidate nlm=OTHER -o TABLES
 
-    DICOM and NIfTI may be mixed. Scans are matched by name or by their position in the patient, and refused where that
-    leaves a doubt. OUT/results.csv has one line per case, method, region and metric. The same command continues an
-    interrupted evaluation.
+    DICOM and NIfTI may be mixed. Scans are matched by name or by position, and refused where that leaves a doubt.
+
+    OUT/results.csv has one line per case, method, region and metric. The same command continues an interrupted one.
     """
     from medidiff.evaluate.folder import METRICS, Evaluation, named, plan
     from medidiff.evaluate.folder import evaluate as run

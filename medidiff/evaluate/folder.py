@@ -26,13 +26,12 @@ from medidiff.evaluate.pictures import FOLDER as PICTURES
 from medidiff.evaluate.pictures import WorstSlice
 from medidiff.evaluate.registry import MEASURES, measures
 from medidiff.evaluate.view import ReferenceNoise
-from medidiff.io.derived import replacing
 from medidiff.io.nifti import is_nifti_name
 from medidiff.metrics.image import PRESETS
 from medidiff.progress import Progress, silent
 from medidiff.results.names import file_stem
 from medidiff.results.rows import CaseFacts, Row
-from medidiff.results.tables import read_tables, write_curves, write_tables
+from medidiff.results.tables import read_tables, write_curves, write_statistics, write_tables
 from medidiff.units import Unit
 from medidiff.volume import SliceSource
 
@@ -355,10 +354,7 @@ def _statistics(out: Path, baseline: str) -> list[str]:
     from medidiff.statistics import StatisticsSettings, analyse
 
     analysis = analyse(read_tables(out)[0], StatisticsSettings.model_validate({}), baseline)
-    frames = {"statistics": analysis.summary, "comparisons": analysis.comparisons, "agreement": analysis.agreement}
-    for name, frame in frames.items():
-        with replacing(out / f"{name}.csv") as temporary:
-            frame.to_csv(temporary, index=False)
+    write_statistics(out, analysis)
     return list(analysis.sentences)
 
 

@@ -25,7 +25,7 @@ from medidiff.io.derived import write_whole
 FORMAT, RECORD = "medidiff-evaluation-1", "study.json"
 FILES = (
     "results.csv", "results.parquet", "cases.csv", "curves.json", "statistics.csv", "comparisons.csv", "agreement.csv",
-    "report.html", "methods.txt", RECORD,
+    "conclusions.txt", "report.html", "methods.txt", RECORD,
 )  # fmt: skip
 SUFFIXES = (".json", ".npz", ".md", ".tex", ".csv", ".png", ".svg")
 FOLDERS = (journal.FOLDER, pictures.FOLDER, "tables")
