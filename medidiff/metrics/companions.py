@@ -69,9 +69,11 @@ def best_blend(errors: Array, weights: Array) -> tuple[float, float]:
     errors (slices, GRID) mean squared errors; weights (slices,) pixels measured in each.
     """
     pooled = weights @ errors
+    if pooled.min() == pooled.max():  # the candidate is its input
+        return 0.0, mean_psnr(errors[:, 0])
     k = int(np.clip(np.argmin(pooled), 1, GRID.size - 2))
     nodes = GRID[k - 1 : k + 2]
-    c2, c1, _ = np.polyfit(nodes, pooled[k - 1 : k + 2] / pooled.max() if pooled.max() > 0 else np.zeros(3), 2)
+    c2, c1, _ = np.polyfit(nodes, pooled[k - 1 : k + 2] / pooled.max(), 2)
     alpha = float(np.clip(-c1 / (2 * c2), 0, 1)) if c2 > 0 else float(GRID[np.argmin(pooled)])
     lagrange = [np.prod([(alpha - b) / (a - b) for b in nodes if b != a]) for a in nodes]
     return alpha, mean_psnr(np.maximum(errors[:, k - 1 : k + 2] @ lagrange, 0))

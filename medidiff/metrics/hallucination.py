@@ -23,9 +23,9 @@ Ultramicroscopy 21:95), per patch of PATCH pixels under a Hann window and ring q
 
 A ring of n frequencies that are not correlated scatters by sqrt(3.78 / n): half of them are conjugates of the other
 half but each has two parts, and the window ties neighbours together (mean(w^4) / mean(w^2)^2 = 1.944 each way). A
-candidate's frequency is *unsupported* where it has power (POWER of the input's at least) but its correlation with the
-reference and with the input both lie below 2 such deviations. Noise that was kept is the input's; noise that was made
-up is nobody's.
+candidate's frequency is *unsupported* where it has power (POWER of the input's there, and FAINT of all the noise that
+the input has in the patch) but its correlation with the reference and with the input both lie below 2 such deviations.
+Noise that was kept is the input's; noise that was made up is nobody's.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from scipy.ndimage import gaussian_filter, grey_closing, grey_opening, maximum_f
 Array = NDArray[np.floating]
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Transforms = NDArray[np.complex64]
 
 SCALE_MM = 2.0
 REACH = 2.0  # scales
@@ -53,7 +54,8 @@ STEP = 0.75  # scales; a Gaussian passes 1.5e-4 of what lies beyond the Nyquist 
 PATCH = 64
 STRIDE = 32
 RING = 4
-POWER = 0.02  # 14 % of the amplitude: the noise of a full dose beside that of a fiftieth
+POWER = 0.02  # of the input in that ring
+FAINT = 0.002  # of all of the input's noise in that patch
 HANN_TIES = (35 / 128 / (3 / 8) ** 2) ** 2  # 3.78
 
 
@@ -168,7 +170,7 @@ def chance() -> NDArray[np.float64]:
     return np.sqrt(HANN_TIES / _rings().sum(0, dtype=np.float64))
 
 
-def transforms(image: Array, corners: NDArray[np.intp]) -> NDArray[np.complex64]:
+def transforms(image: Array, corners: NDArray[np.intp]) -> Transforms:
     """(patches, frequencies of a half plane) of the windowed patches at `corners` (patches, 2), less their means."""
     patches = sliding_window_view(image.astype(np.float32), (PATCH, PATCH))[corners[:, 0], corners[:, 1]]
     hann = np.hanning(PATCH + 1)[:-1].astype(np.float32)
@@ -194,16 +196,31 @@ class Correlation:
     other: Image
 
 
-def ring_correlation(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> Correlation:
+def ring_correlation(a: Transforms, b: Transforms) -> Correlation:
     """Of two stacks of transforms; 0 where either has no power."""
-    rings = _rings()
-    cross, power, other = ((p.real * q.real + p.imag * q.imag) @ rings for p, q in ((a, b), (a, a), (b, b)))
+    cross, power, other = (_ring_sums(p, q) for p, q in ((a, b), (a, a), (b, b)))
     scale = np.sqrt(power) * np.sqrt(other)
     return Correlation(np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0), power, other)
 
 
-def unsupported(with_reference: Correlation, with_scan: Correlation) -> NDArray[np.bool_]:
-    """(patches, N_RINGS) True where the candidate has power that neither the reference nor the scan explains."""
-    threshold = 2 * chance()
-    powerful = with_scan.power > POWER * with_scan.other
-    return powerful & (with_reference.frc < threshold) & (with_scan.frc < threshold)
+def _ring_sums(a: Transforms, b: Transforms) -> Image:
+    """(patches, N_RINGS) Re sum a b*."""
+    return (a.real * b.real + a.imag * b.imag) @ _rings()
+
+
+@dataclass(frozen=True)
+class Texture:
+    """Ring by ring (patches, N_RINGS): a candidate's correlation with reference and scan, and what neither supports."""
+
+    with_reference: Image
+    with_scan: Image
+    unsupported: Mask
+
+
+def texture(candidate: Transforms, reference: Transforms, scan: Transforms) -> Texture:
+    """Of the transforms of the same patches in three images."""
+    r, y = ring_correlation(candidate, reference), ring_correlation(candidate, scan)
+    noise = scan - reference
+    enough = np.maximum(POWER * y.other, FAINT * _ring_sums(noise, noise).sum(1, keepdims=True))
+    low = 2 * chance()
+    return Texture(r.frc, y.frc, (y.power > enough) & (r.frc < low) & (y.frc < low))

@@ -86,4 +86,4 @@ def test_an_identical_image_is_its_own_blend() -> None:
     """A candidate that is its input cannot be blended: the PSNR is the input's."""
     _, full, low = scans(0.25, "shared")
     errors = np.array([blend_errors(*s, HU, None) for s in zip(low, low, full, strict=True)])
-    assert best_blend(errors, np.ones(len(errors)))[1] == pytest.approx(slice_psnr(low, full), abs=1e-6)
+    assert best_blend(errors, np.ones(len(errors))) == (0, pytest.approx(slice_psnr(low, full), abs=1e-6))

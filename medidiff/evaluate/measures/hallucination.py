@@ -23,10 +23,9 @@ from medidiff.metrics.hallucination import (
     Excess,
     excess,
     patch_corners,
-    ring_correlation,
     ring_frequencies,
+    texture,
     transforms,
-    unsupported,
 )
 from medidiff.results.rows import WHOLE
 
@@ -67,11 +66,9 @@ class Hallucination:
             corners = corners[np.array(inside, bool)]
         if not len(corners):
             return
-        candidate, reference, scan = (transforms(image, corners) for image in (x, r, y))
-        with_reference, with_scan = ring_correlation(candidate, reference), ring_correlation(candidate, scan)
+        seen = texture(*(transforms(image, corners) for image in (x, r, y)))
         self.patches += len(corners)
-        made_up = unsupported(with_reference, with_scan)
-        for row, values in enumerate((with_reference.frc, with_scan.frc, made_up)):
+        for row, values in enumerate((seen.with_reference, seen.with_scan, seen.unsupported)):
             self.rings[row] += values.sum(0)
 
     def values(self) -> Iterable[Value]:
