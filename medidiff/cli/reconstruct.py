@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from medidiff import DISCLAIMER
 from medidiff.cli.bar import Bar
+from medidiff.errors import UsageError
 
 if TYPE_CHECKING:
     from medidiff.inference import RunRecord, SeriesRecord
@@ -69,6 +70,10 @@ def reconstruct(
             rich_help_panel=CLASSICAL,
         ),
     ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(help="Take the strength from a file of medidiff tune.", rich_help_panel=CLASSICAL),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=INPUT)] = "auto",
     steps: Annotated[int | None, typer.Option(help="Sampler steps. Default 6.", rich_help_panel=SAMPLING)] = None,
     sampler: Annotated[
@@ -98,7 +103,7 @@ def reconstruct(
         method=method,
         mode=mode,
         strength=strength,
-        smoothing=smoothing,
+        smoothing=smoothing if tuned is None else _strength(tuned, method, smoothing),
         series=series,
         allow_gaps=allow_gaps,
         overwrite=overwrite,
@@ -114,6 +119,20 @@ def reconstruct(
     with Bar("Reconstructing") as bar:
         record = run(path, out, options, progress=bar)
     _summarise(record, out)
+
+
+def _strength(tuned: Path, method: str, smoothing: float | None) -> float:
+    """The strength of a method in a file of `medidiff tune`; raises UsageError where it holds none."""
+    from medidiff.inference.tuned import load_tuned
+
+    if smoothing is not None:
+        raise UsageError("give --smoothing or --tuned, not both")
+    found = {name: one.overall.smoothing for name, one in load_tuned(tuned).items()}
+    strength = found.get(method)
+    if strength is None:
+        names = ", ".join(name for name, value in found.items() if value is not None) or "none"
+        raise UsageError(f"--tuned {tuned}: holds no strength for {method}, only for {names}")
+    return strength
 
 
 def _summarise(record: RunRecord, out: Path) -> None:

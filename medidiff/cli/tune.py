@@ -103,8 +103,12 @@ def _settings(**values: object) -> TuneSettings:
     try:
         return TuneSettings.model_validate(values)
     except ValidationError as error:
-        faults = [f"--{str(e['loc'][0]).removesuffix('s')}: {e['input']} was given; {e['msg']}" for e in error.errors()]
+        faults = [f"{_flag(str(e['loc'][0]))}: {e['input']} was given; {e['msg']}" for e in error.errors()]
         raise UsageError("; ".join(faults)) from None
+
+
+def _flag(name: str) -> str:
+    return "--" + {"kernels": "kernel", "doses": "dose"}.get(name, name)
 
 
 def _show(tuned: Tuned) -> None:
