@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ from medidiff.data.trials import cases, low_dose, spread
 from medidiff.errors import InputError, OutputError, UsageError
 from medidiff.inference.methods import Learned
 from medidiff.inference.options import Options
-from medidiff.inference.tuned import Best, Tuned, TunedMethod, save_tuned
+from medidiff.inference.tuned import Best, Tuned, TunedMethod, load_tuned, save_tuned
 from medidiff.model import file_hash, load
 from medidiff.noise.level import noise_level
 from medidiff.patches import slab_indices
@@ -71,7 +71,7 @@ class TuneSettings(Settings):
     models: tuple[str, ...] = ()
     against: Literal["truth", "reference"] = "truth"
     kernels: tuple[Literal["smoothest", "smooth", "sharp"], ...] = ("smooth", "sharp")
-    doses: tuple[float, ...] = (0.5, 0.25, 0.1)
+    doses: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.25, 0.1)
     slices: int = Field(default=2, ge=1)
     size: int | None = Field(default=256, ge=32)
     evaluations: int = Field(default=10, ge=3)
@@ -174,12 +174,14 @@ def tune(manifest: Path, data: Path, out: Path, settings: TuneSettings, *, progr
     """Search, and write `out` (YAML). `progress` counts trials made, then objectives.
 
     Raises UsageError for a method that does not exist or is not installed, InputError when the manifest's tune
-    split has nothing to search on.
+    split has nothing to search on, OutputError when `out` is something else.
     """
+    _require_free(out)
     models = _require(settings)
     pairs = _pairs(manifest, data, settings)
     sha256 = file_hash(manifest)
-    identity = json.dumps([__version__, sha256, settings.model_dump(), [m.sha256 for m in models]], sort_keys=True)
+    asked = [__version__, sha256, str(data.resolve()), settings.model_dump(), [model.sha256 for model in models]]
+    identity = json.dumps(asked, sort_keys=True)
     search = Search([], out.with_name(f".{out.name}.partial"), hashlib.sha256(identity.encode()).hexdigest())
     out.parent.mkdir(parents=True, exist_ok=True)
     search.recall()
@@ -224,6 +226,16 @@ def moments_of(x_hat: Image, y: Image, truth: Image) -> Moments:
     """<e^2>, <e d>, <d^2> of the error e = x_hat - truth and the change d = y - x_hat."""
     e, d = (x_hat - truth).astype(np.float64), (y - x_hat).astype(np.float64)
     return float(np.mean(e * e)), float(np.mean(e * d)), float(np.mean(d * d))
+
+
+def _require_free(out: Path) -> None:
+    """Raise OutputError unless `out` is absent, or what an earlier search found."""
+    if not out.exists():
+        return
+    try:
+        load_tuned(out)
+    except UsageError:
+        raise OutputError(f"{out}: is there and is not a result of medidiff tune; name another file with -o") from None
 
 
 def _require(settings: TuneSettings) -> list[Learned]:

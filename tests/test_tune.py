@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from medidiff.baselines import BASELINES
 from medidiff.data.phantoms import dead_leaves
 from medidiff.data.trials import spread
-from medidiff.errors import InputError, UsageError
+from medidiff.errors import InputError, OutputError, UsageError
 from medidiff.inference.tuned import Tuned, load_tuned
 from medidiff.tune import INVERSE_PHI, Search, Trial, TuneSettings, golden, moments_of, tune
 
@@ -177,6 +177,16 @@ def test_no_tune_patients_is_an_error(manifest: Path) -> None:
     manifest.write_text("patient,split,full,low\n4,test,also.nii,\n")
     with pytest.raises(InputError, match="its 'tune' split has no scan; strengths are never searched on another split"):
         run(manifest)
+
+
+def test_a_file_that_is_something_else_is_not_replaced(manifest: Path) -> None:
+    """Told before the search begins; an earlier result is replaced."""
+    (manifest.parent / "tuned.yaml").write_text("name: a recipe\n")
+    with pytest.raises(OutputError, match="is not a result of medidiff tune"):
+        run(manifest)
+    assert (manifest.parent / "tuned.yaml").read_text() == "name: a recipe\n"
+    (manifest.parent / "tuned.yaml").unlink()
+    assert run(manifest).methods == run(manifest).methods
 
 
 def test_methods_without_a_strength_are_refused(manifest: Path) -> None:
