@@ -102,26 +102,35 @@ def panel(image: Slice, placement: Placement, low: float, high: float) -> bytes:
 def difference_panel(change: Slice, placement: Placement, reach: float) -> bytes:
     """PNG of a map of differences: red above zero, blue below, white at zero, up to +-`reach`."""
     colours = matplotlib.colormaps["RdBu_r"].resampled(SHADES)
-    drawn = _panel(change, placement, cmap=colours, vmin=-reach, vmax=reach)
+    drawn = _panel(change, placement, bar=f"{reach:g}", cmap=colours, vmin=-reach, vmax=reach)
     palette = Image.new("P", (1, 1))
     table = [*colours(np.arange(SHADES))[:, :3].ravel() * 255, *np.repeat(np.linspace(0, 255, 256 - SHADES), 3)]
     palette.putpalette([round(level) for level in table])
     return _png(drawn.quantize(palette=palette, dither=Image.Dither.NONE))
 
 
-def _panel(image: Slice, placement: Placement, **look: Any) -> Image.Image:
-    """A slice alone, one image pixel on one pixel or a square of them."""
+def _panel(image: Slice, placement: Placement, bar: str = "", **look: Any) -> Image.Image:
+    """A slice alone, one image pixel on one pixel or a square of them; `bar` is written at the ends of a colour bar."""
     rows, columns = image.shape
     tall = rows * placement.pixel_mm[0] / placement.pixel_mm[1]
     factor = max(1, -(-PANEL_PIXELS[0] // max(columns, round(tall))))
     factor = max(1, min(factor, PANEL_PIXELS[1] // max(columns, round(tall))))
     size = columns * factor, round(tall * factor)
-    points = max(size) / 512 * 100  # so that letters have one size relative to the panel
+    points = max(size) / 512 * 150  # so that letters have one size relative to the panel
     figure = Figure((size[0] / points, size[1] / points), dpi=points)
     _show(figure.add_axes((0, 0, 1, 1)), image, placement, **look)
+    if bar:
+        _colour_bar(figure.add_axes((0.62, 0.035, 0.33, 0.02)), bar, look["cmap"])
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _colour_bar(axis: Any, end: str, colours: Any) -> None:
+    axis.imshow(np.linspace(0, 1, SHADES)[None], aspect="auto", cmap=colours)
+    axis.set(xticks=[], yticks=[])
+    for place, label in ((0.0, f"\N{MINUS SIGN}{end}"), (0.5, "0"), (1.0, f"+{end}")):
+        axis.text(place, 1.3, label, transform=axis.transAxes, ha="center", fontsize=7)
 
 
 def _png(image: Image.Image) -> bytes:

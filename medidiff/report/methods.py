@@ -13,7 +13,7 @@ from medidiff import DISCLAIMER, __version__
 from medidiff.baselines.registry import BASELINES
 from medidiff.metrics.preset import LDCT_BENCHMARK, PRESETS, Preset
 from medidiff.report.folder import Results
-from medidiff.report.words import dose_words, leaves, listed, many
+from medidiff.report.words import leaves, listed, many
 from medidiff.statistics import BETTER
 from medidiff.statistics.paired import EXACT_N
 
@@ -44,6 +44,11 @@ BESIDE = {
     "PSNR best blend": "that of the best blend of result and input",
     "PSNR limit": "the limit that the best conceivable estimate of this reference attains",
 }
+KINDS = {
+    "paired": "with two acquisitions",
+    "simulated": "with a low dose simulated from a full dose",
+    "phantom": "of a drawn phantom with known truth",
+}
 NOISES = {
     "none": "the noise-free truth",
     "shared": "the full-dose scan that the low dose was simulated from (the two share noise)",
@@ -60,23 +65,29 @@ def paragraphs(results: Results) -> list[str]:
 
 def _cases(results: Results) -> Iterator[str]:
     cases, record = results.cases, results.record
-    doses = [dose_words(dose) for dose in sorted({*cases["dose"].dropna()})]
+    doses = [f"{100 * dose:.6g} %" for dose in sorted({*cases["dose"].dropna()})]
     groups = [group for group in sorted({*cases["group"]}) if group]
     counted = f"{many(len(cases), 'case')} of {many(cases['patient'].nunique(), 'patient')}"
     slices = [int(n) for n in cases["n_slices"] if n == n and n > 0]
     yield f"We evaluated {listed(results.methods)} on {counted}" + (
-        f" ({min(slices)} to {max(slices)} slices a case, {sum(slices)} in all)." if slices else "."
+        f" ({_span(slices)} slices a case, {sum(slices)} in all)." if slices else "."
     )
     if doses:
-        yield f"Doses, as fractions of the full dose: {listed(doses)}."
+        yield f"Doses were {listed(doses)} of the full dose."
     if groups:
         yield f"Cases were grouped as {listed(groups)}."
     for noise in sorted({*cases["reference_noise"]}):
         count = int((cases["reference_noise"] == noise).sum())
         yield f"The reference of {many(count, 'case')} was {NOISES.get(noise, noise)}."
     kinds = [case.get("kind") for case in record.get("cases", {}).values() if isinstance(case, Mapping)]
-    for kind in sorted({kind for kind in kinds if kind}):
-        yield f"{many(kinds.count(kind), 'case')} of kind {kind}."
+    told = [f"{many(kinds.count(kind), 'case')} {KINDS.get(kind, kind)}" for kind in dict.fromkeys(kinds) if kind]
+    if told:
+        yield f"By origin: {listed(told)}."
+
+
+def _span(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _simulation(results: Results) -> Iterator[str]:
@@ -86,9 +97,12 @@ def _simulation(results: Results) -> Iterator[str]:
         for part, values in (json.loads(extra) if extra else {}).items():
             kind = results.record.get("cases", {}).get(case, {}).get("kind", "")
             title = f"Simulation of {kind or 'low-dose'} cases" if part == "simulation" else part
-            for name, value in leaves(values, part if not isinstance(values, Mapping) else ""):
+            for name, value in leaves(values):
                 found.setdefault(title, {}).setdefault(name, []).append(value)
     for title, settings in found.items():
+        if "" in settings:
+            yield f"{title[0].upper()}{title[1:]}: {_spread(settings[''])}."
+            continue
         how = " by projection-domain noise insertion (Yu et al. 2012)" if "simulated" in title else ""
         told = "; ".join(f"{name} {_spread(values)}" for name, values in settings.items())
         yield f"{title[0].upper()}{title[1:]}{how}: {told}."
@@ -121,7 +135,7 @@ def _what(parameters: Mapping[str, Any]) -> str:
     baseline = BASELINES.get(parameters.get("method", ""))
     if baseline is None:
         return "a trained model"
-    unit = f", smoothing in {baseline.unit}" if "smoothing" in parameters else ""
+    unit = f", smoothing in {baseline.unit}" if baseline.smoothing is not None else ""
     return f"{baseline.title} ({baseline.source}){unit}"
 
 

@@ -70,6 +70,7 @@ def _data_uri(content: bytes, kind: str) -> str:
 def _content(results: Results, title: str, found: list[Table], text: list[str]) -> dict[str, Any]:
     """Everything that the template shows."""
     named, shown = {table.name: table for table in found}, choose(results)
+    findings = _findings(results)
     with look():
         sections = [
             ("Every patient", [*plots.distributions(results)]),
@@ -83,24 +84,31 @@ def _content(results: Results, title: str, found: list[Table], text: list[str]) 
         "disclaimer": DISCLAIMER, "compared": _compared(results), "named": named,
         "failures": [str(failure) for failure in results.record.get("failures", ())],
         "unfinished": results.record.get("status") == "unfinished", "extremes": shown,
-        "sentences": results.sentences[:SPOKEN], "further": results.sentences[SPOKEN:],
+        "findings": findings[:SPOKEN], "further": findings[SPOKEN:],
+        "explained": [sentence for sentence in results.sentences if sentence not in findings],
         "sections": [(name, made) for name, made in sections if made], "pictures": _by_method(results, shown),
         "paragraphs": text, "provenance": _provenance(results), "PNG": PNG, "SVG": SVG,
     }  # fmt: skip
+
+
+def _findings(results: Results) -> list[str]:
+    """What the comparisons of primary outcomes say, without how it was found."""
+    lines = results.comparisons
+    primary = {*lines["sentence"][lines["primary"].astype(bool)]}
+    return [sentence for sentence in results.sentences if sentence in primary]
 
 
 def _compared(results: Results) -> str:
     """What was compared, on whom, in one sentence."""
     cases = results.cases
     groups = [group for group in sorted({*cases["group"]}) if group]
-    doses = [dose_words(dose) for dose in sorted({*cases["dose"].dropna()})]
-    where = [listed(doses)] * bool(doses) + [f"groups {listed(groups)}" if len(groups) > 1 else listed(groups)] * bool(
-        groups
-    )
+    doses = [f"{100 * dose:.6g}" for dose in sorted({*cases["dose"].dropna()})]
+    where = [f"{listed(doses)} % of the full dose"] * bool(doses)
+    where += [f"{'groups' if len(groups) > 1 else 'group'} {listed(groups)}"] * bool(groups)
     counted = f"{many(cases['patient'].nunique(), 'patient')} ({many(len(cases), 'case')})"
     methods = f"{many(len(results.methods), 'method')} ({listed(results.methods)})"
-    against = f" Others are compared with {results.baseline}." if len(results.methods) > 1 else ""
-    return f"{methods} on {counted}{': ' if where else ''}{'; '.join(where)}.{against}"
+    against = f" The statistics compare with {results.baseline}." if len(results.methods) > 1 else ""
+    return f"{methods} on {counted}{': ' if where else ''}{', '.join(where)}.{against}"
 
 
 def _by_method(results: Results, shown: list[Shown]) -> list[tuple[str, list[Any]]]:

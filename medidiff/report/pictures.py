@@ -194,7 +194,13 @@ def _picture(
         f"map of {shown.method} minus reference of case {shown.case}, RMSE of the slice "
         f"{number(found.rmse, digits)} {unit_words(unit)}"
     )
-    panels.append(Panel(f"{shown.method} − reference", difference_panel(change, placement, reach), alt))
+    panels.append(
+        Panel(
+            f"{shown.method} − reference, ±{reach:g} {unit_words(unit)}",
+            difference_panel(change, placement, reach),
+            alt,
+        )
+    )
     return Picture(
         shown.method, shown.rank, shown.case, title, _caption(found, unit, window, reach, factor), tuple(panels)
     )

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from medidiff.report.folder import Outcome, Results, Stratum
 from medidiff.report.styles import GREY, Plot, Style, finished, grid, legend, method_entries, plain, styles
-from medidiff.report.summary import main_outcomes
+from medidiff.report.summary import by_study, main_outcomes
 from medidiff.report.words import listed, many, outcome_words, with_unit
 
 if TYPE_CHECKING:
@@ -167,13 +167,14 @@ def bland_altman(results: Results) -> Iterator[Plot]:
         panels = [
             (stratum, line, _of_patients(stratum.of(table[np.isfinite(table["value"])])))
             for stratum in results.strata
-            for line in stratum.of(lines).to_dict("records")
+            for line in by_study(results, stratum.of(lines))
             if line["against"] == results.baseline and line["n"] > 1
         ]
         if not panels:
             continue
         shown = panels[:MOST_PANELS]
-        figure, axes = grid(len(shown), COLUMNS, (3.5 if len(shown) > 1 else 5.2, 2.8))
+        columns = min(max(len(results.methods) - 1, 2), COLUMNS)
+        figure, axes = grid(len(shown), columns, (3.5 if len(shown) > 1 else 5.2, 2.8))
         for axis, (stratum, line, patients) in zip(axes, shown, strict=True):
             _agreement(axis, line, patients, results.baseline, style[line["method"]])
             axis.set_title(plain(f"{line['method']}, {stratum.label}", 44))
@@ -184,7 +185,7 @@ def bland_altman(results: Results) -> Iterator[Plot]:
             f"{name}: agreement with {results.baseline}", figure,
             f"Bland-Altman plots of {name} against {results.baseline}. {_limits_in_words(shown)}",
             f"Bland-Altman: method minus {results.baseline} per patient; solid: mean difference, dashed: limits of "
-            f"agreement (mean ± 1.96 SD), shaded: their 95 % intervals.{_omitted(len(panels) - len(shown))}",
+            f"agreement (mean ± 1.96 SD), bars at the right: their 95 % intervals.{_omitted(len(panels) - len(shown))}",
         )  # fmt: skip
 
 
@@ -192,13 +193,15 @@ def _agreement(axis: Any, line: dict[str, Any], patients: pd.DataFrame, baseline
     both = patients[[line["method"], baseline]].dropna()
     ours, theirs = both.to_numpy(float).T
     for level, dashes in (("bias", "-"), ("lower", "--"), ("upper", "--")):
-        low, high = line[f"{level}_low"], line[f"{level}_high"]
-        if np.isfinite([low, high]).all():
-            axis.axhspan(low, high, color=look.colour, alpha=0.10, linewidth=0)
+        interval = [line[f"{level}_low"], line[f"{level}_high"]]
+        if np.isfinite(interval).all():
+            place = [1.0 if level == "bias" else 0.975] * 2
+            axis.plot(place, interval, "_-", transform=axis.get_yaxis_transform(), color="#374151", linewidth=0.9,
+                      clip_on=False)  # fmt: skip
         axis.axhline(line[level], color="#374151", linestyle=dashes, linewidth=1.0)
     axis.axhline(0, color=GREY, linewidth=0.6)
     axis.plot((ours + theirs) / 2, ours - theirs, look.marker, color=look.colour, markeredgewidth=0, alpha=0.9)
-    axis.margins(x=0.12)
+    axis.margins(x=0.15)
 
 
 def _limits_in_words(panels: list[tuple[Stratum, dict[str, Any], pd.DataFrame]]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medidiff.metrics.preset import PRESETS
 from medidiff.report.folder import Outcome, Results, Stratum
@@ -24,6 +24,9 @@ from medidiff.report.words import (
     with_unit,
 )
 from medidiff.statistics import BETTER
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WIDEST = 6  # outcomes in the main table
 TASKS = ("CHO AUC", "NPWE d'", "TTF f50", "coverage", "coverage of reference", "SUVmean bias", "COV", "noise")
@@ -182,7 +185,7 @@ def comparisons_table(results: Results) -> Table | None:
         Column("Difference", f"{100 * results.settings.confidence:g} % interval"), Column("p"), Column("Holm p"),
         Column("Hedges g"),
     )  # fmt: skip
-    groups = [tuple(map(_compared, stratum.of(lines).to_dict("records"), _repeat(stratum))) for stratum in
+    groups = [tuple(map(_compared, by_study(results, stratum.of(lines)), _repeat(stratum))) for stratum in
               results.strata]  # fmt: skip
     return Table(
         "comparisons",
@@ -193,6 +196,16 @@ def comparisons_table(results: Results) -> Table | None:
         f"alpha = {results.settings.alpha:g}. Where the best value is a number, distances from it are compared. "
         "A dash: not in the family, or too few patients.",
     )
+
+
+def by_study(results: Results, lines: pd.DataFrame) -> list[dict[str, Any]]:
+    """An outcome after the other, methods in the order of the study."""
+    order = [*dict.fromkeys(zip(lines["metric"], lines["preset"], lines["region"], strict=True))]
+    return sorted(
+        lines.to_dict("records"),
+        key=lambda line: (order.index((line["metric"], line["preset"], line["region"])),
+                          results.methods.index(line["method"])),
+    )  # fmt: skip
 
 
 def _repeat(stratum: Stratum) -> Iterator[str]:

@@ -13,7 +13,8 @@ TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "∞": r"$\infty$", "–": "--", "±": r"$\pm$", "²": r"$^{2}$",
-    "³": r"$^{3}$", "⁻": r"$^{-}$", "¹": r"$^{1}$", "α": r"$\alpha$", "≤": r"$\leq$", "·": r"$\cdot$", "µ": r"$\mu$",
+    "³": r"$^{3}$", "⁻": r"$^{-}$", "¹": r"$^{1}$", "α": r"$\alpha$", "≤": r"$\leq$", "·": r"$\cdot$", "★": r"$\star$",
+    "µ": r"$\mu$",
 }  # fmt: skip
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
@@ -41,7 +42,7 @@ class Column:
 
     @property
     def whole(self) -> str:
-        return ", ".join(part for part in (self.name, self.detail) if part)
+        return f"{self.name} ({self.detail})" if self.detail else self.name
 
 
 Line = tuple[Cell, ...]

@@ -66,7 +66,8 @@ class Folder:
             "settings": {"name": "sample", "seed": 7, "presets": ["hu", "abdomen"], "metrics": ["rmse", "psnr"],
                          "workers": 2, "statistics": {"resamples": 500, "alpha": 0.04, "seed": 11}},
             "baseline": self.methods[0], "methods": {m: self._parameters(m) for m in self.methods},
-            "cases": {case.case: {"kind": "simulated", "dose": case.dose} for case in self.cases}, "seeds": {"study": 7},
+            "cases": {case.case: {"kind": "simulated", "dose": case.dose} for case in self.cases},
+            "seeds": {"study": 7},
             "software": {"python": "3.11.9", "torch": "2.9"}, "machine": {"processors": 2}, "failures": [],
             "seconds": {case.case: dict.fromkeys(self.methods, 1.5) for case in self.cases},
         }  # fmt: skip
@@ -105,3 +106,8 @@ class Folder:
 def folder(tmp_path: Path) -> Callable[..., Folder]:
     """`folder(patients=6, doses=(0.1,), methods=(...))`: a Folder that is not written yet."""
     return lambda **what: Folder(tmp_path / "results", **what)
+
+
+@pytest.fixture(scope="session")
+def folder_class() -> type[Folder]:
+    return Folder

@@ -1,0 +1,120 @@
+"""Tables as LaTeX and Markdown: escaped, balanced, and with the same numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from medidiff.report.folder import read_results
+from medidiff.report.methods import paragraphs, tuned
+from medidiff.report.pictures import choose
+from medidiff.report.summary import main_outcomes, tables
+from medidiff.report.tables import TEX, Cell, Column, Table, latex, markdown, tex
+from medidiff.report.words import decimals, interval, leaves, listed, number, p_value
+
+
+def test_latex_is_escaped_and_balanced() -> None:
+    """Nothing that LaTeX would take for a command is left; braces balance; each line has as many cells as columns."""
+    evil = r"50 % of A_1 & {B} $x$ #2 ~ ^ \input{x} <i>"
+    table = Table(
+        "t", evil, (Column(evil, numeric=False), Column("n", "HU")), (((Cell(evil), Cell("3", "1 to 4", True)),),)
+    )
+    made = latex(table)
+    assert r"\textbf{3 (1 to 4)}" in made
+    assert r"\input" not in made
+    bare = re.sub(r"\\[%&$#_{}]", "", made)
+    assert bare.count("{") == bare.count("}")
+    assert not re.search(r"[%#]|(?<!\\)_", bare)
+    cells = [line.count("&") for line in bare.splitlines() if line.endswith("\\\\")]
+    assert cells == [1, 1]
+    assert all(f"\\{name}{{{inside}}}" in made for name, inside in (("begin", "tabular"), ("end", "table")))
+
+
+def test_every_special_letter_of_latex_is_known() -> None:
+    """The ten of the LaTeX companion, and the signs that our tables use."""
+    assert set("\\&%$#_{}~^") | set("−∞–★") <= TEX.keys()
+    assert tex("a  b\n%") == r"a b \%"
+
+
+def test_markdown_keeps_numbers_and_escapes_bars(folder: Any) -> None:
+    """The numbers of the Markdown table are those of the cells; a bar in a name does not make a column."""
+    made = folder(patients=4, methods=("a|b", "identity"))
+    made.write(curves=False, pictures=False)
+    main = next(table for table in tables(read_results(made.path)) if table.name == "main")
+    lines = [line for line in markdown(main).splitlines() if line.startswith("|")]
+    shown = [line for group in main.groups for line in group]
+    for line, cells in zip(lines[2:], shown, strict=True):
+        split = re.split(r"(?<!\\)\|", line)[1:-1]
+        assert [part.strip().strip("*").replace("\\", "") for part in split] == [cell.whole for cell in cells]
+
+
+def test_primary_outcomes_lead_the_main_table(folder: Any) -> None:
+    """What the study declared comes first, whatever it is."""
+    made = folder(patients=2)
+    record = made.record()
+    record["settings"]["statistics"]["primary"] = [{"metric": "SSIM"}, {"metric": "RMSE", "region": "lung"}]
+    made.write(record=record, curves=False, pictures=False)
+    first, second, *_ = main_outcomes(read_results(made.path))
+    assert (first.metric, second.metric, second.region) == ("SSIM", "RMSE", "lung")
+
+
+def test_ranks_of_cases(folder: Any) -> None:
+    """Two cases: the better one is the median (the lower of two) and the best; names are those of the table."""
+    made = folder(patients=2, doses=(0.1,), methods=("identity",))
+    made.write(curves=False, pictures=False)
+    rmse = {row.case: row.value for row in made.rows if (row.metric, row.region) == ("RMSE", "all")}
+    found = {shown.rank: shown.case for shown in choose(read_results(made.path))}
+    assert found == {"worst": max(rmse, key=rmse.get), "median and best": min(rmse, key=rmse.get)}  # type: ignore[arg-type]
+
+
+def test_the_methods_paragraph_names_every_setting(folder: Any) -> None:
+    """Each value of the record's settings and methods is in the text, with the hash of the model and the versions."""
+    made = folder(patients=3)
+    record = made.record()
+    made.write(record=record, curves=False, pictures=False)
+    text = "\n".join(paragraphs(read_results(made.path)))
+    for name, value in leaves(record["settings"]):
+        assert f"{name} {value}" in text
+    for parameters in record["methods"].values():
+        for name, value in leaves(parameters):
+            assert f"{name.replace('_', ' ')} {value}" in text
+    for fact in ("6 cases of 3 patients", "10 % and 25 % of the full dose", "abc123def", "torch 2.9", "medidiff 9.9.9",
+                 "500 resamples", "seed 11", "alpha 0.04", "-160 to 240 HU", "data range 4095 HU"):  # fmt: skip
+        assert fact in text
+    assert "strengths found on the tune split by medidiff tune" in text
+
+
+def test_only_our_own_default_counts_as_tuned() -> None:
+    """A strength that somebody chose is not said to be tuned, and a model has none."""
+    from medidiff.baselines.registry import BASELINES
+
+    default = BASELINES["nlm"].smoothing
+    assert default is not None
+    assert tuned({"method": "nlm", "smoothing": default})
+    assert not tuned({"method": "nlm", "smoothing": default + 0.1})
+    assert not tuned({"model": "ct"})
+
+
+@pytest.mark.parametrize(
+    ("value", "places", "text"),
+    [(-0.04, 1, "0.0"), (-1.25, 1, "−1.2"), (float("inf"), 2, "∞"), (float("nan"), 2, "–"), (float("-inf"), 1, "−∞")],
+)
+def test_numbers(value: float, places: int, text: str) -> None:
+    """A true minus, none for zero; what is infinite or unknown says so."""
+    assert number(value, places) == text
+
+
+def test_words() -> None:
+    """Digits follow the largest number of a column; p-values are not zero; lists have an and."""
+    assert decimals([23.41, 8.1], "HU") == 1
+    assert decimals([0.91], "1") == 4
+    assert decimals([44.1], "dB") == 2
+    assert decimals([float("inf")], "HU") == 2
+    assert interval(1, float("nan"), 1) == ""
+    assert (p_value(0.0002), p_value(0.0312), p_value(float("nan"))) == ("< 0.001", "0.031", "–")
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert leaves({"a": {"b": [1, 2]}, "c": None, "d": [{"e": True}]}) == [
+        ("a.b", "1, 2"), ("c", "none"), ("d 1.e", "yes"),
+    ]  # fmt: skip
