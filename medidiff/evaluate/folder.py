@@ -339,15 +339,19 @@ def _write(asked: Plan, entries: Sequence[Entry], outcome: Outcome) -> None:
         "tables": lambda: write_tables(out, outcome.rows, outcome.cases),
         "curves": lambda: write_curves(out, [curve for entry in entries for curve in entry.curves]),
         "statistics": lambda: outcome.sentences.extend(_statistics(out, entries[0].method)),
+        output.RECORD: lambda: _record(asked, entries, outcome),
     }
     for what, step in steps.items():
         try:
             step()
         except (MedidiffError, OSError) as error:
             outcome.failures.append(("all", what, str(error)))
+
+
+def _record(asked: Plan, entries: Sequence[Entry], outcome: Outcome) -> None:
     failures = [f"{case}, {method}: {_private(why, asked.evaluation)}" for case, method, why in outcome.failures]
     status = "failed" if failures else "finished"
-    output.record(out, status, asked.identity, _about(asked), entries, failures)
+    output.record(outcome.folder, status, asked.identity, _about(asked), entries, failures)
 
 
 def _statistics(out: Path, baseline: str) -> list[str]:

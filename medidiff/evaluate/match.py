@@ -18,7 +18,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ class Item:
     place: Geometry | None
     is_nifti: bool
     fingerprint: str
-    patient: str
+    patient: str = field(repr=False)
     kernel: str = ""
     frame_of_reference: str | None = None
     fault: str = ""

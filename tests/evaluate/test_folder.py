@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from skimage.metrics import structural_similarity
 
 from medidiff.errors import InputError, OutputError, UsageError
 from medidiff.evaluate.folder import Evaluation, evaluate, named, plan
+from medidiff.evaluate.journal import Journal
 from medidiff.io.derived import Derivation, DerivedWriter
 from medidiff.io.dicom import open_series, scan
 from medidiff.io.nifti import write_nifti
@@ -310,3 +312,50 @@ def test_uncertainty_maps_of_a_reconstruction_come_along(tmp_path: Path, write_n
         slices = np.sqrt(((x - y).astype(float) ** 2).mean(axis=(1, 2)))
         assert worst == slices.argmax()
         assert float(picture["rmse"]) == pytest.approx(slices.max())
+
+
+def test_a_full_disk_stops_the_work_and_keeps_what_is_finished(
+    tmp_path: Path, write_nifti_scan: Write, volumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing more is tried after a result could not be written; what was is in the tables, and the rest is resumed."""
+    for name in "abc":
+        write_nifti_scan(tmp_path / "full" / f"{name}.nii.gz", volumes[0])
+    asked = Evaluation(tmp_path / "full", {"x": tmp_path / "full"}, metrics=("rmse",))
+    put, tried = Journal.put, []
+
+    def full(self, case, *more, **facts):
+        tried.append(case)
+        if case != "a":
+            raise OutputError("out: cannot be written (No space left on device)")
+        return put(self, case, *more, **facts)
+
+    monkeypatch.setattr(Journal, "put", full)
+    first = evaluate(plan(asked), tmp_path / "out")
+    assert tried == ["a", "b"]
+    assert [case for case, *_ in first.failures] == ["b"]
+    assert set(measured(first.folder)["case"]) == {"a"}
+    monkeypatch.setattr(Journal, "put", put)
+    again = evaluate(plan(asked), tmp_path / "out")
+    assert (again.measured, again.failures) == (2, [])
+
+
+def test_real_series_find_their_nifti_by_position(tmp_path: Path, shared_data: Path) -> None:
+    """Two patients in one flat folder, NIfTI files of any name: the place in the patient pairs them."""
+    originals = [shared_data / "ct" / name for name in ("crlm1006_ge_5mm", "lungdx-a0002_siemens_b40f_8mm")]
+    for k, folder in enumerate(originals):
+        for number in (10, 11, 12):
+            target = tmp_path / "full" / f"{k}-{number}.dcm"
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(folder / f"{number:04d}.dcm", target)
+    found = scan(tmp_path / "full").usable
+    assert len(found) == 2
+    (tmp_path / "x").mkdir()
+    for series, name in zip(found, ("z", "b"), strict=True):
+        write_nifti(tmp_path / "x" / f"{name}.nii", open_series(series))
+    out = evaluate(
+        plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x"}, metrics=("rmse",))), tmp_path / "out"
+    ).folder
+    rmse = measured(out).query("metric == 'RMSE' and preset == 'hu' and region == 'all'")
+    assert list(rmse["value"]) == [0, 0]
+    assert [case[:7] for case in rmse["case"]] == ["001_CT_", "002_CT_"]
+    assert len(set(pd.read_csv(out / "cases.csv")["patient"])) == 2
