@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from medidiff.errors import GeometryError, InputError, UnitError, UsageError
+from medidiff.errors import GeometryError, InputError, UnitError
 from medidiff.evaluate.phantoms import PhantomCase
 from medidiff.evaluate.view import Feature, ReferenceNoise
 from medidiff.inference.cases import Case, DicomCase, find_cases
@@ -110,22 +110,26 @@ class PairedCase:
 
 @dataclass(frozen=True)
 class SimulatedCase:
-    """A full dose, and a lower one simulated from it."""
+    """A full dose, and a lower one simulated from it.
+
+    kernel, i0   as for `simulate.calibrate`
+    fallback     both, for a scan that shows no noise to fit them to
+    """
 
     full: Path
     dose: float
     seed: int
     kernel: str | None = None
     i0: float | None = None
+    fallback: tuple[str, float] | None = None
     allow_gaps: bool = False
     reference_noise: ReferenceNoise = "shared"
 
     def decides(self) -> dict[str, Any]:
-        return {"kind": "simulated", "dose": self.dose, "seed": self.seed, "kernel": self.kernel, "i0": self.i0}
+        chosen = {"kernel": self.kernel, "i0": self.i0, "fallback": self.fallback}
+        return {"kind": "simulated", "dose": self.dose, "seed": self.seed, **chosen}
 
     def look(self) -> Look:
-        if self.kernel is not None and self.kernel not in KERNELS:
-            raise UsageError(f"the kernel '{self.kernel}' is not known: choose one of {', '.join(KERNELS)}")
         case = one_scan(self.full, self.allow_gaps)
         return Look(case.open(), case.fingerprint, kernel_of(case))
 
@@ -141,12 +145,17 @@ class SimulatedCase:
 
     def _calibration(self, source: SliceSource, acquisition: Acquisition, case: Case, cache: Path) -> Calibration:
         """One for all doses of a scan, kept in the cache: it takes as long as many slices."""
-        key = _sha256(json.dumps([case.fingerprint, self.kernel, self.i0]))
+        key = _sha256(json.dumps([case.fingerprint, self.kernel, self.i0, self.fallback]))
         kept, adapter = cache / f"calibration-{key[:16]}.json", TypeAdapter(Calibration)
         if kept.exists():
             return adapter.validate_json(kept.read_bytes())
-        kernel = KERNELS[self.kernel] if self.kernel else None
-        found = calibrate(source, acquisition, kernel=kernel, i0=self.i0)
+        try:
+            kernel = KERNELS[self.kernel] if self.kernel else None
+            found = calibrate(source, acquisition, kernel=kernel, i0=self.i0)
+        except InputError:
+            if self.fallback is None:
+                raise
+            found = Calibration(self.fallback[1], KERNELS[self.fallback[0]])
         write_whole(kept, json.dumps(asdict(found)).encode())
         return found
 

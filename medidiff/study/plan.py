@@ -30,7 +30,7 @@ from medidiff.results.rows import CaseFacts
 from medidiff.study import external
 from medidiff.study.inputs import DrawnCase, Kind, Look, PairedCase, SimulatedCase
 from medidiff.study.regions import NO_REGIONS, RegionFiles, region_files
-from medidiff.study.settings import Entry, Labels, Manifest, MethodEntry, Study, read_study
+from medidiff.study.settings import Entry, Labels, Manifest, MethodEntry, Simulation, Study, read_study
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _plan(study: Study, faults: _Faults, tick: Callable[[int, int], None] | None
         looked[case.name] = _looked_at(case, looked, study, methods, faults)
         if tick is not None:
             tick(done, len(cases))
-    _check_units(looked.values(), methods, faults)
+    _check_units(study, looked.values(), methods, faults)
     _check_regions(study, looked.values(), faults)
     return Plan(study, tuple(looked.values()), methods, _baseline(study, methods, faults))
 
@@ -208,18 +208,18 @@ def _expanded(entry: Entry, study: Study) -> Iterator[tuple[Labels, list[Kind]]]
             [PairedCase(root / paired.scan, root / paired.reference, truth, paired.dose, noise, paired.allow_gaps)],
         )
     if (full := entry.simulate) is not None:
-        yield (
-            full,
-            [
-                SimulatedCase(root / full.full, dose, study.seed, full.kernel, full.i0, full.allow_gaps)
-                for dose in full.doses
-            ],
-        )
+        yield full, _simulated(root / full.full, full.doses, full, study.seed, full.allow_gaps)
     if (drawn := entry.phantom) is not None:
         settings = drawn.model_dump(exclude={"doses", *Labels.model_fields})
         yield drawn, [DrawnCase(PhantomCase(dose=dose, seed=study.seed, **settings)) for dose in drawn.doses]
     if entry.manifest is not None:
         yield from _listed(entry.manifest, study)
+
+
+def _simulated(full: Path, doses: Iterable[float], how: Simulation, seed: int, allow_gaps: bool = False) -> list[Kind]:
+    last = how.fallback
+    fallback = None if last is None else (str(last.kernel), float(last.i0 or 0))
+    return [SimulatedCase(full, dose, seed, how.kernel, how.i0, fallback, allow_gaps) for dose in doses]
 
 
 def _listed(settings: Manifest, study: Study) -> Iterator[tuple[Labels, list[Kind]]]:
@@ -229,9 +229,7 @@ def _listed(settings: Manifest, study: Study) -> Iterator[tuple[Labels, list[Kin
     if not settings.doses and any(pair.low is None for pair in pairs):
         raise UsageError(f"{settings.manifest}: lists scans without a low dose: give doses to simulate, e.g. [0.25]")
     for pair in pairs:
-        kinds: list[Kind] = [
-            SimulatedCase(pair.full, dose, study.seed, settings.kernel, settings.i0) for dose in settings.doses
-        ]
+        kinds = _simulated(pair.full, settings.doses, settings, study.seed)
         yield Labels(patient=pair.patient), kinds if pair.low is None else [PairedCase(pair.low, pair.full)]
 
 
@@ -285,8 +283,10 @@ def _method(entry: MethodEntry, seed: int, faults: _Faults) -> Iterator[Method]:
         yield Method(entry.name, options, None, None, load_method(options).parameters)
 
 
-def _check_units(cases: Iterable[Case], methods: tuple[Method, ...], faults: _Faults) -> None:
-    for unit in {case.unit for case in cases if case.n_slices}:
+def _check_units(study: Study, cases: Iterable[Case], methods: tuple[Method, ...], faults: _Faults) -> None:
+    for unit in sorted({case.unit for case in cases if case.n_slices}):
+        if foreign := [name for name in study.presets if name in PRESETS and PRESETS[name].unit != unit]:
+            faults.append(f"presets: {', '.join(foreign)} is not for {unit}, the unit of the scans")
         for method in methods:
             if method.options is not None:
                 with faults.of(f"methods: {method.name}"):

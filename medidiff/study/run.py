@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import threading
@@ -21,31 +22,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import MedidiffError, OutputError, PartialFailure
-from medidiff.evaluate.journal import Entry, Journal, file_stem
-from medidiff.io.derived import replacing, write_whole
+from medidiff.evaluate.journal import Entry, Journal
+from medidiff.evaluate.pictures import FOLDER as PICTURES
+from medidiff.io.derived import write_whole
 from medidiff.progress import Progress, silent
+from medidiff.results.names import file_stem
 from medidiff.results.rows import CaseFacts, Row
-from medidiff.results.tables import read_tables, write_curves, write_tables
+from medidiff.results.tables import read_tables, write_curves, write_statistics, write_tables
 from medidiff.statistics import analyse
 from medidiff.study.board import Board
 from medidiff.study.executor import Executor, LocalPool, Outcome, Serial
 from medidiff.study.plan import Plan
-from medidiff.study.work import BOARD, IMAGES, PICTURES, WORK, Report, Task, work
-
-if TYPE_CHECKING:
-    import pandas as pd
+from medidiff.study.work import BOARD, IMAGES, WORK, Report, Task, work
 
 FORMAT, RECORD, LOCK = "medidiff-study-1", "study.json", ".lock"
 TABLES = ("results.csv", "results.parquet", "cases.csv", "curves.json", "statistics.csv", "comparisons.csv",
-          "agreement.csv", "report.html", "methods.txt", RECORD)  # fmt: skip
-FOLDERS = (PICTURES, IMAGES, "tables")
+          "agreement.csv", "conclusions.txt", "report.html", "methods.txt")  # fmt: skip
 POLL_SECONDS = 0.3
 Failure = tuple[str, str]
 
@@ -138,6 +137,7 @@ def _claim(plan: Plan, out: Path, overwrite: bool) -> None:
         )
     for name in TABLES:
         (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "tables", ignore_errors=True)
 
 
 def _found(out: Path) -> str | None:
@@ -258,7 +258,7 @@ def _results(study: Study) -> list[str]:
             write_curves(study.out, [curve for entry in entries for curve in entry.curves])
         with _noting(study, "the statistics"):
             sentences = _statistics(study)
-        _forget_pictures(study, entries)
+        _forget_images(study, entries)
         if study.plan.study.database is not None:
             with _noting(study, "the database"):
                 _store(study, study.plan.study.database, rows, facts, entries)
@@ -282,9 +282,7 @@ def _noting(study: Study, what: str) -> Iterator[None]:
 
 def _statistics(study: Study) -> list[str]:
     analysis = analyse(read_tables(study.out)[0], study.plan.study.statistics, study.plan.baseline)
-    frames = {"statistics": analysis.summary, "comparisons": analysis.comparisons, "agreement": analysis.agreement}
-    for name, frame in frames.items():
-        _write_frame(study.out / f"{name}.csv", frame)
+    write_statistics(study.out, analysis)
     return list(analysis.sentences)
 
 
@@ -298,17 +296,13 @@ def _store(study: Study, url: str, rows: Sequence[Row], facts: Sequence[CaseFact
         engine.dispose()
 
 
-def _write_frame(path: Path, frame: pd.DataFrame) -> None:
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False)
-
-
-def _forget_pictures(study: Study, entries: Sequence[Entry]) -> None:
-    """Remove pictures of pairs that are no part of the study any more."""
-    kept = {f"{file_stem(entry.case, entry.method)}.npz" for entry in entries}
-    for path in (study.out / PICTURES).glob("*.npz"):
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+def _forget_images(study: Study, entries: Sequence[Entry]) -> None:
+    """Remove pictures and images of pairs that are no part of the study any more."""
+    kept = {file_stem(entry.case, entry.method) for entry in entries}
+    for folder, ending in ((PICTURES, ".npz"), (IMAGES, ".nii.gz")):
+        for path in (study.out / folder).glob(f"*{ending}"):
+            if path.name.removesuffix(ending) not in kept:
+                path.unlink(missing_ok=True)
 
 
 def _record(study: Study, status: str, entries: Sequence[Entry]) -> None:
@@ -335,9 +329,18 @@ def _provenance(study: Study, status: str, entries: Sequence[Entry]) -> dict[str
         "seeds": {"study": plan.study.seed},
         "software": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "machine": {"processors": os.cpu_count()},
-        "failures": [f"{what}: {why}" for what, why in study.failures],
+        "failures": [f"{what}: {_private(why, plan)}" for what, why in study.failures],
         "seconds": seconds,
     }
+
+
+def _private(sentence: str, plan: Plan) -> str:
+    """A sentence without the paths in it: folders may be called by patients."""
+    paths = {str(path) for case in plan.cases for path in vars(case.kind).values() if isinstance(path, Path)}
+    paths |= {str(result.path) for case in plan.cases for result in case.results}
+    for path in sorted(paths, key=len, reverse=True):
+        sentence = re.sub(r"(?<!\w)" + re.escape(path) + r".*?(?=: |; |$)", "a file", sentence)
+    return sentence
 
 
 def _told(study: Study) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medidiff.config import Settings, load_settings
 from medidiff.data.manifest import Split
@@ -18,6 +18,7 @@ from medidiff.errors import UsageError
 from medidiff.evaluate.phantoms import I0
 from medidiff.evaluate.view import ReferenceNoise
 from medidiff.inference.options import Options
+from medidiff.physics.ct import KERNELS
 from medidiff.statistics.settings import StatisticsSettings
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+=@]|-(?!-))*")  # "--" parts case and method in file names
@@ -55,13 +56,38 @@ class Paired(Labels):
     allow_gaps: bool = False
 
 
-class Simulate(Labels):
+class Scanner(Settings):
+    """Kernel and photons a ray at full dose; None: measured in the scan."""
+
+    kernel: str | None = None
+    i0: float | None = Field(default=None, gt=0)
+
+    @field_validator("kernel")
+    @classmethod
+    def _known(cls, kernel: str | None) -> str | None:
+        if kernel is not None and kernel not in KERNELS:
+            raise ValueError(f"'{kernel}' is not known: choose one of {', '.join(KERNELS)}")
+        return kernel
+
+
+class Simulation(Scanner):
+    """How lower doses are simulated; `fallback` is for scans that show no even tissue to measure the noise in."""
+
+    fallback: Scanner | None = None
+
+    @field_validator("fallback")
+    @classmethod
+    def _whole(cls, fallback: Scanner | None) -> Scanner | None:
+        if fallback is not None and None in (fallback.kernel, fallback.i0):
+            raise ValueError("needs both kernel and i0, e.g. {kernel: hann, i0: 4.0e+5}")
+        return fallback
+
+
+class Simulate(Labels, Simulation):
     """A full-dose scan from which lower doses are simulated; it is the reference of each."""
 
     full: Path
     doses: tuple[Dose, ...] = Field(min_length=1)
-    kernel: str | None = None
-    i0: float | None = Field(default=None, gt=0)
     allow_gaps: bool = False
 
 
@@ -78,14 +104,12 @@ class Phantom(Labels):
     reference_noise: ReferenceNoise = "none"
 
 
-class Manifest(Settings):
+class Manifest(Simulation):
     """The scans of one split of a CSV file (as for training); those without a measured low dose are simulated."""
 
     manifest: Path
     split: Split = "test"
     doses: tuple[Dose, ...] = ()
-    kernel: str | None = None
-    i0: float | None = Field(default=None, gt=0)
 
 
 class Entry(Settings):

@@ -11,30 +11,30 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from medidiff.errors import InputError, MedidiffError, OutputError
 from medidiff.evaluate.engine import context_of, judge, look
-from medidiff.evaluate.journal import Journal, file_stem
+from medidiff.evaluate.journal import Journal
 from medidiff.evaluate.measure import Function, Value
+from medidiff.evaluate.pictures import FOLDER as PICTURES
+from medidiff.evaluate.pictures import WorstSlice
 from medidiff.evaluate.registry import measures
-from medidiff.evaluate.view import Context, View
-from medidiff.figures import side_letters
+from medidiff.evaluate.view import Context
 from medidiff.inference.methods import Method as Ready
 from medidiff.inference.methods import load_method
 from medidiff.inference.options import Options
 from medidiff.inference.restore import Restored, blended, restore
 from medidiff.inference.run import choose_device
-from medidiff.io.derived import replacing
 from medidiff.io.nifti import write_nifti
+from medidiff.results.names import file_stem
 from medidiff.study.board import Board, Stopped
 from medidiff.study.external import open_result
 from medidiff.study.inputs import Inputs, middle, middle_of
@@ -43,7 +43,7 @@ from medidiff.study.regions import Lookup
 from medidiff.study.spool import Spool, spool
 from medidiff.volume import SliceSource
 
-WORK, BOARD, PICTURES, IMAGES = ".work", "board", "pictures", "images"
+WORK, BOARD, IMAGES = ".work", "board", "images"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FAILURES = (MedidiffError, OSError, MemoryError, RuntimeError, ValueError, ArithmeticError, LookupError)
 Tick = Callable[[], None]
@@ -115,6 +115,15 @@ class Candidate:
         for part in (self.image, self.deviation):
             if part is not None:
                 part.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The numbers of a result, and the slice that is furthest from the reference."""
+
+    values: list[Value]
+    functions: list[Function]
+    worst: WorstSlice
 
 
 def work(task: Task) -> Report:
@@ -192,15 +201,15 @@ def _pair(task: Task, opened: Opened, method: Method, key: str, scratch: Path, t
     """Restore, judge and note one method on one case."""
     began = time.perf_counter()
     candidate = candidate_of(task.case, method, opened, scratch, tick)
-    values, functions, errors = judged(task, opened, candidate, tick)
+    found = judged(task, opened, candidate, tick)
     stem = file_stem(task.case.name, method.name)
-    _picture(task.out / PICTURES / f"{stem}.npz", opened, candidate, errors)
+    found.worst.save(task.out / PICTURES / f"{stem}.npz", opened.scan.geometry)
     if task.keep_images:
         (task.out / IMAGES).mkdir(exist_ok=True)
         write_nifti(task.out / IMAGES / f"{stem}.nii.gz", candidate.image, allow_uneven=True)
     facts = replace(task.case.facts, extra=opened.extra)
     seconds = round(time.perf_counter() - began, 3)
-    Journal(task.out).put(task.case.name, method.name, key, values, functions, facts, seconds)
+    Journal(task.out).put(task.case.name, method.name, key, found.values, found.functions, facts, seconds)
     candidate.remove()
 
 
@@ -249,11 +258,9 @@ def prepared(options: Options) -> Ready:
     return load_method(options, choose_device(options.device))
 
 
-def judged(
-    task: Task, opened: Opened, candidate: Candidate, tick: Tick
-) -> tuple[list[Value], list[Function], dict[int, float]]:
-    """The numbers of a result, in one pass, and the mean squared error of each slice."""
-    errors: dict[int, float] = {}
+def judged(task: Task, opened: Opened, candidate: Candidate, tick: Tick) -> Judged:
+    """Show a result to all measures, in one pass."""
+    worst = WorstSlice()
     views = look(
         candidate.image,
         opened.reference,
@@ -263,35 +270,4 @@ def judged(
         regions=opened.regions,
     )
     asked = measures(task.metrics, opened.context)
-    values, functions = judge(_watched(views, errors), asked, lambda done, total: tick())
-    return values, functions, errors
-
-
-def _watched(views: Iterable[View], errors: dict[int, float]) -> Iterator[View]:
-    """The views, with the mean squared error of each slice noted on the way."""
-    for view in views:
-        difference = np.subtract(view.candidate, view.reference, dtype=np.float64)[view.measured]
-        errors[view.index] = float(np.mean(difference**2))
-        yield view
-
-
-def _picture(path: Path, opened: Opened, candidate: Candidate, errors: dict[int, float]) -> None:
-    """Everything there is of the slice that is furthest from the reference, for the report."""
-    index = max(errors, key=errors.__getitem__)
-    sources = {
-        "candidate": candidate.image,
-        "reference": opened.reference,
-        "scan": opened.scan,
-        "deviation": candidate.deviation,
-    }
-    arrays: dict[str, Any] = {name: source.read(index) for name, source in sources.items() if source is not None}
-    place = opened.scan.geometry
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            index=np.array(index),
-            pixel_mm=np.array(place.pixel_spacing_mm),
-            sides=np.array(side_letters(place)),
-            rmse=np.array(np.sqrt(errors[index])),
-            **arrays,
-        )
+    return Judged(*judge(worst.watch(views), asked, lambda done, total: tick()), worst)

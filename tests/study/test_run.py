@@ -48,7 +48,7 @@ def test_a_study_gives_the_numbers_of_its_definition(study_file: Write, tmp_path
     assert found["a", "identity", "all", "RMSE"] == pytest.approx(np.sqrt(np.mean((low - full) ** 2)), rel=1e-6)
     assert {path.name for path in out.iterdir()} == {
         "results.csv", "results.parquet", "cases.csv", "curves.json", "statistics.csv", "comparisons.csv",
-        "agreement.csv", "study.json", "pictures", ".rows",
+        "agreement.csv", "conclusions.txt", "study.json", "pictures", ".rows",
     }  # fmt: skip
     assert any("gaussian" in sentence for sentence in done.sentences)
     record = json.loads((out / "study.json").read_text())
