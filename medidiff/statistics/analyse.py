@@ -28,12 +28,11 @@ from medidiff.statistics.agreement import BlandAltman, Estimate, bland_altman, i
 from medidiff.statistics.intervals import intervals
 from medidiff.statistics.paired import hedges_g, holm, rank_biserial, sign_flip, smallest_p, wilcoxon
 from medidiff.statistics.sentences import say, sentence
-from medidiff.statistics.settings import BETTER, StatisticsSettings
+from medidiff.statistics.settings import BETTER, CELL, StatisticsSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CELL = ("metric", "preset", "region", "unit", "dose", "group", "reference_noise")
 Array = NDArray[np.float64]
 Line = dict[str, Any]
 
@@ -76,30 +75,32 @@ def analyse(table: pd.DataFrame, settings: StatisticsSettings, baseline: str) ->
     if baseline not in methods:
         raise UsageError(f"baseline: no result is of '{baseline}'; choose from {', '.join(methods)}")
     table = table.assign(cell=table.groupby(list(CELL), dropna=False, sort=True).ngroup())
-    cells = table.drop_duplicates("cell").set_index("cell").sort_index()[list(CELL)]
-    pairs = list(_pairs(table, cells, baseline))
-    summary, comparisons = _summary(table, cells, settings), _comparisons(pairs, baseline, settings)
-    agreement = _agreement(table, cells, pairs, baseline, settings)
+    facts = table.drop_duplicates("cell").sort_values("cell")[list(CELL)].to_dict("records")
+    pairs = list(_pairs(table, facts, baseline))
+    summary, comparisons = _summary(table, facts, settings), _comparisons(pairs, baseline, settings)
+    agreement = _agreement(table, facts, pairs, baseline, settings)
     lines = comparisons.to_dict("records")
     comparisons["sentence"] = [sentence(line, settings) for line in lines]
     return Analysis(summary, comparisons, agreement, say(summary, lines, baseline, settings))
 
 
-def _summary(table: pd.DataFrame, cells: pd.DataFrame, settings: StatisticsSettings) -> pd.DataFrame:
+def _summary(table: pd.DataFrame, facts: list[Line], settings: StatisticsSettings) -> pd.DataFrame:
     import pandas as pd
 
     known = table[table["value"].notna()]
     patients = known.groupby(["cell", "method", "patient"])["value"].agg(["mean", "size"])
     grouped = patients.groupby(level=["cell", "method"])
-    keys, values, cases = zip(
-        *((key, part["mean"].to_numpy(), part["size"].sum()) for key, part in grouped), strict=True
-    )
-    low, high = intervals(values, settings.confidence, settings.resamples, settings.seed)
+    found = [(key, part["mean"].to_numpy(), int(part["size"].sum())) for key, part in grouped]
+    low, high = intervals([values for _, values, _ in found], settings.confidence, settings.resamples, settings.seed)
     lines = [
-        cells.loc[cell].to_dict() | {"method": method, "n": v.size, "cases": int(m)} | _location(v)
-        for (cell, method), v, m in zip(keys, values, cases, strict=True)
+        facts[cell] | {"method": method, "n": values.size, "cases": cases} | _location(values)
+        for (cell, method), values, cases in found
     ]
-    return pd.DataFrame(lines).assign(low=low, high=high, confidence=settings.confidence, interval="BCa bootstrap")
+    table = pd.DataFrame(lines, columns=SUMMARY)
+    return table.assign(low=low, high=high, confidence=settings.confidence, interval="BCa bootstrap")
+
+
+SUMMARY = [*CELL, "method", "n", "cases", "mean", "median", "sd", "low", "high", "confidence", "interval"]
 
 
 def _location(values: Array) -> Line:
@@ -108,7 +109,7 @@ def _location(values: Array) -> Line:
     return {"mean": values.mean(), "median": np.median(values), "sd": spread}
 
 
-def _pairs(table: pd.DataFrame, cells: pd.DataFrame, baseline: str) -> Iterator[Pair]:
+def _pairs(table: pd.DataFrame, facts: list[Line], baseline: str) -> Iterator[Pair]:
     """Every method beside the baseline in every cell; a case counts where both have a finite number."""
     finite = table[np.isfinite(table["value"])]
     wide = finite.groupby(["cell", "patient", "case", "method"])["value"].mean().unstack("method")
@@ -118,7 +119,7 @@ def _pairs(table: pd.DataFrame, cells: pd.DataFrame, baseline: str) -> Iterator[
         counts = both.groupby(level="cell").size()
         for cell, part in patients.groupby(level="cell"):
             ours, theirs = part.to_numpy().T
-            yield Pair(cells.loc[cell].to_dict(), method, int(counts[cell]), ours, theirs)
+            yield Pair(facts[cell], method, int(counts[cell]), ours, theirs)
 
 
 def _comparisons(pairs: list[Pair], baseline: str, settings: StatisticsSettings) -> pd.DataFrame:
@@ -167,7 +168,7 @@ def _comparison(pair: Pair, differences: Array, settings: StatisticsSettings) ->
 
 
 def _agreement(
-    table: pd.DataFrame, cells: pd.DataFrame, pairs: list[Pair], baseline: str, settings: StatisticsSettings
+    table: pd.DataFrame, facts: list[Line], pairs: list[Pair], baseline: str, settings: StatisticsSettings
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -176,7 +177,7 @@ def _agreement(
     patients = errors.groupby(["cell", "method", "patient"])["value"].mean()
     for (cell, method), values in patients.groupby(level=["cell", "method"]):
         limits = bland_altman(values.to_numpy(), settings.confidence)
-        lines.append(cells.loc[cell].to_dict() | {"method": method, "against": "reference"} | _limits(limits))
+        lines.append(facts[cell] | {"method": method, "against": "reference"} | _limits(limits))
     return pd.DataFrame(lines, columns=AGREEMENT)
 
 

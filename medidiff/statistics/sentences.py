@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medidiff.statistics.paired import EXACT_N
-from medidiff.statistics.settings import BETTER, StatisticsSettings
+from medidiff.statistics.settings import BETTER, CELL, StatisticsSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def say(summary: pd.DataFrame, lines: Sequence[Line], baseline: str, settings: S
     if not primary:
         wanted = ", ".join(outcome.metric for outcome in settings.primary) or "none"
         return [*sentences, f"No comparison is of a primary outcome ({wanted}): all comparisons are exploratory."]
-    return [*sentences, *_family(primary, baseline, settings), *_gaps(summary, primary), *(
+    return [*sentences, *_family(primary, baseline, settings), *_gaps(summary, settings), *(
         sentence(line, settings) for line in primary
     )]  # fmt: skip
 
@@ -63,7 +63,7 @@ def _family(primary: Sequence[Line], baseline: str, settings: StatisticsSettings
     family = [line for line in primary if line["family"]]
     m, n, least = (
         len(family),
-        max(line["n"] for line in primary),
+        int(max(line["n"] for line in primary)),
         min((line["smallest_p"] for line in family), default=1),
     )
     told = [
@@ -81,27 +81,16 @@ def _family(primary: Sequence[Line], baseline: str, settings: StatisticsSettings
     return told
 
 
-def _gaps(summary: pd.DataFrame, primary: Sequence[Line]) -> list[str]:
+def _gaps(summary: pd.DataFrame, settings: StatisticsSettings) -> list[str]:
     """Methods that lack cases that others have: their comparisons leave out the same cases of the baseline."""
-    told = []
-    for line in {_where_key(line): line for line in primary}.values():
-        same = summary
-        for key in ("metric", "preset", "region", "unit", "group", "reference_noise"):
-            same = same[same[key] == line[key]]
-        same = same[(same["dose"] == line["dose"]) | (same["dose"].isna() & math.isnan(line["dose"]))]
-        missing = same["cases"].max() - same.set_index("method")["cases"]
-        told += [
-            f"{_stratum(line)}{_outcome(line)} of {method} lacks {_many(int(lost), 'case')} that another method has; "
-            "comparisons use the cases that both methods have."
-            for method, lost in missing.items()
-            if lost
-        ]
-    return told
-
-
-def _where_key(line: Line) -> tuple[str, ...]:
-    keys = ("metric", "preset", "region", "unit", "dose", "group", "reference_noise")
-    return tuple(str(line[key]) for key in keys)
+    lost = summary.groupby(list(CELL), dropna=False)["cases"].transform("max") - summary["cases"]
+    lacking = summary.assign(lost=lost)[lost > 0].to_dict("records")
+    return [
+        f"{_stratum(line)}{_outcome(line)} of {line['method']} lacks {_many(int(line['lost']), 'case')} that another "
+        "method has; comparisons use the cases that both methods have."
+        for line in lacking
+        if any(outcome.names(line) for outcome in settings.primary)
+    ]
 
 
 def _measured(line: Line) -> str:

@@ -15,6 +15,7 @@ from medidiff.config import Settings
 
 Direction = Literal["lower", "higher"] | float  # a number: the closer to it the better
 
+CELL = ("metric", "preset", "region", "unit", "dose", "group", "reference_noise")  # what one comparison is within
 BETTER: dict[str, Direction] = {
     "RMSE": "lower",
     "NRMSE": "lower",
@@ -25,16 +26,28 @@ BETTER: dict[str, Direction] = {
     "VIF": "higher",
     "HaarPSI": "higher",
     "bias": 0.0,
+    "NPS shift": 0.0,
     "CNR": "higher",
     "TTF f50": "higher",
-    "NPS shift": 0.0,
+    "TTF f10": "higher",
     "NPWE d'": "higher",
     "CHO AUC": "higher",
     "SUVmean bias": 0.0,
     "SUVmax bias": 0.0,
     "SUVpeak bias": 0.0,
+    "MTV bias": 0.0,
     "TLG bias": 0.0,
+    "total activity bias": 0.0,
+    "contrast recovery": 100.0,
+    "background variability": "lower",
     "COV": "lower",
+    "added structure": "lower",
+    "removed structure": "lower",
+    "strongest added": "lower",
+    "strongest removed": "lower",
+    "unsupported frequencies": "lower",
+    "calibration error": "lower",
+    "calibration error of reference": "lower",
 }
 
 

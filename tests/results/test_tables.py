@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pyarrow import parquet
 
@@ -24,8 +25,10 @@ from medidiff.results import (
     read_curves,
     read_tables,
     write_curves,
+    write_statistics,
     write_tables,
 )
+from medidiff.statistics import StatisticsSettings, analyse
 
 HARD = [0.1, 1 / 3, 5e-324, -0.0, 1e308, 2.0**53 + 2, math.inf, -math.inf, math.nan, float(np.float32(0.1))]
 CASES = [
@@ -104,6 +107,24 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"results\.csv: cannot be written"):
         write_tables(tmp_path / "file", ROWS, CASES)
+
+
+def test_statistics_are_files_too(tmp_path: Path) -> None:
+    """Three tables with their frames' columns, and the sentences with the disclaimer."""
+    rows = [Row(f"c{k}", m, "all", "RMSE", "hu", 20.0 + k + s, "HU") for k in range(8) for m, s in (("a", 0), ("b", k))]
+    write_tables(tmp_path, rows, [CaseFacts(f"c{k}", f"p{k}") for k in range(8)])
+    analysis = analyse(read_tables(tmp_path)[0], StatisticsSettings(resamples=100), "a")
+    write_statistics(tmp_path, analysis)
+    for name, table in {
+        "statistics.csv": analysis.summary,
+        "comparisons.csv": analysis.comparisons,
+        "agreement.csv": analysis.agreement,
+    }.items():
+        found = pd.read_csv(tmp_path / name, keep_default_na=False, na_values="nan")
+        pd.testing.assert_frame_equal(found, table, check_dtype=False, rtol=1e-14)
+    told = (tmp_path / "conclusions.txt").read_text(encoding="utf-8").splitlines()
+    assert told[:-1] == analysis.sentences
+    assert told[-1] == "Research use only, not for diagnosis."
 
 
 def test_reading_what_is_no_results_folder(tmp_path: Path) -> None:
