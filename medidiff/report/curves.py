@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from medidiff.report.folder import Results, Stratum
-from medidiff.report.plots import COLUMNS, MOST_PANELS
+from medidiff.report.plots import COLUMNS, LONE, MOST_PANELS
 from medidiff.report.styles import GREY, Plot, Style, finished, grid, legend, method_entries, plain, styles
 from medidiff.report.words import listed, many, with_unit
 from medidiff.results.rows import Curve
@@ -63,7 +63,7 @@ def _plot(
     if not panels:
         return
     style, shown = styles(results.methods), panels[:MOST_PANELS]
-    figure, axes = grid(len(shown), COLUMNS, (3.7 if len(shown) > 1 else 5.6, 2.9))
+    figure, axes = grid(len(shown), COLUMNS, (3.7 if len(shown) > 1 else LONE, 2.9))
     entries: dict[str, Line2D] = {}
     for axis, (label, curves) in zip(axes, shown, strict=True):
         entries |= _panel(axis, results, curves, style)

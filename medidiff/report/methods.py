@@ -121,7 +121,7 @@ def _methods(results: Results) -> Iterator[str]:
             yield f"The settings of {method} are not recorded."
         elif parameters.get("external"):
             rest = {key: value for key, value in parameters.items() if key != "external"}
-            yield f"Results of {method} were made by another program{_in_brackets(rest)}."
+            yield f"Results of {method} were given as files; how they were made is not recorded{_in_brackets(rest)}."
         else:
             yield f"{method}: {_what(parameters)}{_in_brackets(parameters)}."
             if tuned(parameters):
@@ -213,7 +213,7 @@ def _software(results: Results) -> Iterator[str]:
     software = [f"{name} {version}" for name, version in leaves(record.get("software", {})) if name]
     yield f"Software: {listed([f'medidiff {_version(results)}', *software])}."
     if seeds := [f"{name} {value}" for name, value in leaves(record.get("seeds", {})) if name]:
-        yield f"Seeds: {listed(seeds)}; each case draws from its own, so results depend on neither order nor workers."
+        yield f"Seeds: {listed(seeds)}; what is drawn for a case depends on neither order nor workers."
     yield f"medidiff is for {DISCLAIMER}."
 
 

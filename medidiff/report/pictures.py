@@ -81,7 +81,8 @@ def pictures(results: Results, shown: Sequence[Shown]) -> list[Picture]:
     outcome = _rmse_outcome(results)
     unit = "HU" if outcome is None else outcome.unit
     window = display_window(results, unit)
-    reach = next((r for r in REACHES if r >= REACH_IN_RMSE * max(s.rmse for s in known)), REACHES[-1])
+    typical = float(np.median([found.rmse for found in known]))
+    reach = next((r for r in REACHES if r >= REACH_IN_RMSE * typical), REACHES[-1])
     factor = max(1, math.ceil(math.sqrt(sum(_pixels(s, unit) for s in known) / PIXELS)))
     return [_picture(results, s, slices[s.case, s.method], unit, window, reach, factor) for s in shown]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_PANELS, COLUMNS = 9, 3
+LONE = 4.9  # inches of a panel that is alone: two such figures lie side by side
+BOXED = 5  # patients that make quartiles worth drawing
 JOINED = 30  # patients whose points are joined by lines
 COMPANION_LINES = {"PSNR input": ":", "PSNR truth": "--", "PSNR limit": "-."}
 
@@ -43,15 +45,16 @@ def distributions(results: Results) -> Iterator[Plot]:
         left_out = _omitted(len(strata) - len(shown)) + _infinite(results, outcome)
         yield finished(
             f"{name}: every patient", figure,
-            f"Box plots of {name} by method, one panel for each of {listed(s.label for s in shown)}. "
+            f"Values of every patient, and box plots, of {name} by method; panels: {listed(s.label for s in shown)}. "
             f"{_in_words(results, outcome, shown)}",
-            "Box: quartiles and median; whiskers: furthest values within 1.5 interquartile ranges; a point is a "
-            f"patient, lines join one patient's results.{left_out}",
+            "A point is a patient, lines join one patient's results. Boxes, from "
+            f"{BOXED} patients on: quartiles and median, whiskers to the furthest values within 1.5 interquartile "
+            f"ranges.{left_out}",
         )  # fmt: skip
 
 
 def _panel_width(results: Results, panels: int) -> float:
-    return float(np.clip(0.55 * len(results.methods) + 1.2, 3.2, 6.0) if panels > 1 else 5.2)
+    return float(np.clip(0.55 * len(results.methods) + 1.2, 3.2, 6.0) if panels > 1 else LONE)
 
 
 def _distribution(axis: Any, patients: pd.DataFrame, results: Results, style: dict[str, Style]) -> None:
@@ -64,10 +67,11 @@ def _distribution(axis: Any, patients: pd.DataFrame, results: Results, style: di
         axis.plot(places, values.T, color=GREY, linewidth=0.5, alpha=0.45, zorder=1)
     for k, method in enumerate(methods):
         seen = values[:, k][~np.isnan(values[:, k])]
-        _box(axis, k, seen)
+        if len(seen) >= BOXED:
+            _box(axis, k, seen)
         look = style[method]
-        axis.plot(k + scatter[~np.isnan(values[:, k])], seen, look.marker, color=look.colour, markersize=4, alpha=0.85,
-                  markeredgewidth=0, zorder=3, rasterized=len(seen) > 2000)  # fmt: skip
+        axis.plot(k + scatter[~np.isnan(values[:, k])], seen, look.marker, color=look.colour, markersize=4.5,
+                  alpha=0.85, markeredgewidth=0, zorder=3, rasterized=len(seen) > 2000)  # fmt: skip
     axis.set_xticks(range(len(methods)), [plain(m, 18) for m in methods])
     if len(methods) > 3 or max(map(len, methods)) > 9:
         axis.tick_params("x", rotation=30)
@@ -94,7 +98,7 @@ def dose_responses(results: Results) -> Iterator[Plot]:
         if not groups:
             continue
         shown = dict([*groups.items()][:MOST_PANELS])
-        figure, axes = grid(len(shown), COLUMNS, (4.2 if len(shown) > 1 else 5.6, 3.0), sharey=True)
+        figure, axes = grid(len(shown), COLUMNS, (4.2 if len(shown) > 1 else LONE, 3.0), sharey=True)
         entries: dict[str, Line2D] = {}
         for k, (axis, (key, part)) in enumerate(zip(axes, shown.items(), strict=True)):
             entries |= _dose_response(axis, part, results, style)
@@ -174,7 +178,7 @@ def bland_altman(results: Results) -> Iterator[Plot]:
             continue
         shown = panels[:MOST_PANELS]
         columns = min(max(len(results.methods) - 1, 2), COLUMNS)
-        figure, axes = grid(len(shown), columns, (3.5 if len(shown) > 1 else 5.2, 2.8))
+        figure, axes = grid(len(shown), columns, (3.5 if len(shown) > 1 else LONE, 2.8))
         for axis, (stratum, line, patients) in zip(axes, shown, strict=True):
             _agreement(axis, line, patients, results.baseline, style[line["method"]])
             axis.set_title(plain(f"{line['method']}, {stratum.label}", 44))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from medidiff.metrics.preset import PRESETS
+from medidiff.metrics.tissue import TISSUES_HU
 from medidiff.report.folder import Outcome, Results, Stratum
 from medidiff.report.tables import STAR, Cell, Column, Line, Table
 from medidiff.report.words import (
@@ -31,12 +32,16 @@ if TYPE_CHECKING:
 WIDEST = 6  # outcomes in the main table
 TASKS = ("CHO AUC", "NPWE d'", "TTF f50", "coverage", "coverage of reference", "SUVmean bias", "COV", "noise")
 COMPANIONS = ("PSNR input", "PSNR truth", "PSNR best blend", "PSNR limit", "best blend", "attainable gain")
+REGIONS, BAR_HU, BEYOND, WIDEST_BIAS = ("all", *TISSUES_HU), 1.0, "†", 10
 LONGEST = 2000  # lines of the table of everything
 
 
 def tables(results: Results) -> list[Table]:
     """All tables that have a line."""
-    found = [main_table(results), companions_table(results), comparisons_table(results), everything_table(results)]
+    found = [
+        main_table(results), comparisons_table(results), companions_table(results), bias_table(results),
+        everything_table(results),
+    ]  # fmt: skip
     return [table for table in found if table is not None and table.lines]
 
 
@@ -173,6 +178,40 @@ def _companion_lines(results: Results, stratum: Stratum, preset: str, outcomes: 
 
 def _plain_number(value: float, unit: str) -> Cell:
     return Cell(number(value, 2 if unit in ("dB", "1") else 0))
+
+
+def bias_table(results: Results) -> Table | None:
+    """HU bias in each class of tissue and each region, with what is beyond the bar marked."""
+    outcomes = [o for o in results.outcomes(results.summary) if o.metric == "bias" and o.unit == "HU"]
+    outcomes.sort(key=lambda o: REGIONS.index(o.region) if o.region in REGIONS else len(REGIONS))
+    if len(outcomes) < 2:
+        return None
+    shown, left_out = outcomes[:WIDEST_BIAS], len(outcomes) - WIDEST_BIAS
+    columns = (Column("Cases", numeric=False), Column("Method", numeric=False), *(Column(o.region) for o in shown))
+    groups = [tuple(_bias_lines(results, stratum, shown)) for stratum in results.strata]
+    more = f" {many(left_out, 'further region is', 'further regions are')} in statistics.csv." if left_out > 0 else ""
+    return Table(
+        "bias",
+        "HU bias by tissue: mean over patients of the mean of result minus reference",
+        columns,
+        tuple(group for group in groups if group),
+        f"{BEYOND} beyond ±{BAR_HU:g} HU.{more}",
+    )
+
+
+def _bias_lines(results: Results, stratum: Stratum, outcomes: list[Outcome]) -> Iterator[Line]:
+    table = stratum.of(results.summary)
+    found = {(o, line["method"]): line for o in outcomes for line in o.of(table).to_dict("records")}
+    for k, method in enumerate(results.in_order({method for _, method in found})):
+        cells = [_bias_cell(found.get((o, method))) for o in outcomes]
+        yield Cell(stratum.label if k == 0 else ""), Cell(method), *cells
+
+
+def _bias_cell(line: dict[str, Any] | None) -> Cell:
+    if line is None:
+        return Cell(NOTHING)
+    mark = f" {BEYOND}" if abs(line["mean"]) > BAR_HU else ""
+    return Cell(number(line["mean"], 2) + mark, interval(line["low"], line["high"], 2))
 
 
 def comparisons_table(results: Results) -> Table | None:

@@ -14,6 +14,7 @@ TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "∞": r"$\infty$", "–": "--", "±": r"$\pm$", "²": r"$^{2}$",
     "³": r"$^{3}$", "⁻": r"$^{-}$", "¹": r"$^{1}$", "α": r"$\alpha$", "≤": r"$\leq$", "·": r"$\cdot$", "★": r"$\star$",
+    "†": r"$\dagger$",
     "µ": r"$\mu$",
 }  # fmt: skip
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 NOTHING, INFINITE = "–", "∞"
+DECIMALS = {"dB": 2, "HU": 2, "%": 1}
 SUPERSCRIPTS = {"^2": "²", "^3": "³", "^-1": "⁻¹"}
 
 
 def decimals(values: Iterable[float], unit: str) -> int:
-    """Decimals that all of these are written with: two for dB, else three digits of the largest (four of an index)."""
-    if unit == "dB":
-        return 2
+    """Decimals that all of these are written with: what the unit is known to, else three digits (an index: four)."""
+    if unit in DECIMALS:
+        return DECIMALS[unit]
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     digits = 4 if unit == "1" else 3
     return digits - 1 if largest == 0 else min(max(digits - 1 - math.floor(math.log10(largest)), 0), 4)
@@ -80,4 +81,4 @@ def leaves(value: Any, name: str = "") -> list[tuple[str, str]]:
         return [(name, ", ".join(map(str, value)) or "none")]
     if isinstance(value, bool) or value is None:
         return [(name, {True: "yes", False: "no", None: "none"}[value])]
-    return [(name, f"{value:.10g}" if isinstance(value, float) else str(value))]
+    return [(name, f"{value:.10g}" if isinstance(value, float) else str(value) or "none")]

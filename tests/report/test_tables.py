@@ -108,10 +108,11 @@ def test_numbers(value: float, places: int, text: str) -> None:
 
 def test_words() -> None:
     """Digits follow the largest number of a column; p-values are not zero; lists have an and."""
-    assert decimals([23.41, 8.1], "HU") == 1
+    assert decimals([23.41, 8.1], "HU") == 2
+    assert decimals([23.41, 8.1], "SUV") == 1
     assert decimals([0.91], "1") == 4
     assert decimals([44.1], "dB") == 2
-    assert decimals([float("inf")], "HU") == 2
+    assert decimals([float("inf")], "1") == 3
     assert interval(1, float("nan"), 1) == ""
     assert (p_value(0.0002), p_value(0.0312), p_value(float("nan"))) == ("< 0.001", "0.031", "–")
     assert listed(["a", "b", "c"]) == "a, b and c"
