@@ -32,7 +32,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Function:
-    """A `Curve` without case and method."""
+    """A `Curve` without case and method; a plane where y has len(x)^2 values."""
 
     name: str
     x: tuple[float, ...]

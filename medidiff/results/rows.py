@@ -27,7 +27,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """One measured function (a noise power spectrum, a transfer function, a calibration curve)."""
+    """One measured function (a noise power spectrum, a transfer function, a calibration curve).
+
+    A function of two variables (a two-dimensional spectrum) has one axis x for both, and len(x)^2 values in y, rows first.
+    """
 
     case: str
     method: str

@@ -53,6 +53,8 @@ class _Spectra(Protocol):
 
     def sections(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]: ...
 
+    def plane(self) -> NDArray[np.float64]: ...
+
 
 class _Uniform:
     """Of a phantom: the mean two-dimensional spectrum."""
@@ -72,16 +74,24 @@ class _Uniform:
         frequency, along_x, along_y = sections(self.total / self.n, self.pixel_mm)
         return {"along rows": (frequency, along_x), "along columns": (frequency, along_y)}
 
+    def plane(self) -> NDArray[np.float64]:
+        return self.total / self.n
+
 
 class _Tissue:
-    """Of a patient: robust against anatomy; it has too few regions for a two-dimensional spectrum."""
+    """Of a patient: each region by its own variance, so that a vessel in some of them hardly counts."""
 
     def __init__(self, pixel_mm: float) -> None:
         self.pixel_mm = pixel_mm
         self.found: list[tuple[NDArray[np.float64], ...]] = []
+        self.colour, self.n = np.zeros((ROI, ROI)), 0
 
     def add(self, image: Image, corners: NDArray[np.intp]) -> None:
-        self.found.append(region_powers(cut(image[None], corners), self.pixel_mm))
+        rois = cut(image[None], corners)
+        self.found.append(region_powers(rois, self.pixel_mm))
+        spectra = power_spectra(rois, self.pixel_mm, TAPER)
+        self.colour += (spectra / np.maximum(spectra.mean((1, 2), keepdims=True), 1e-12)).sum(0)
+        self.n += len(rois)
 
     def spectrum(self) -> Spectrum | None:
         if not self.found:
@@ -90,6 +100,12 @@ class _Tissue:
 
     def sections(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         return {}
+
+    def plane(self) -> NDArray[np.float64]:
+        """The mean colour of the regions, at the level of their median."""
+        spectrum = self.spectrum()
+        level = 0.0 if spectrum is None else spectrum.level
+        return self.colour / self.colour.mean() * level**2 * self.pixel_mm**2
 
 
 class Nps:
@@ -155,6 +171,8 @@ class Nps:
         if "candidate" in spectra:
             for direction, (frequency, power) in self.of["candidate"].sections().items():
                 yield self._curve(f"NPS {direction}", frequency, power)
+            plane = np.fft.fftshift(self.of["candidate"].plane())
+            yield self._curve("NPS plane", np.fft.fftshift(np.fft.fftfreq(ROI, self.pixel_mm)), plane.ravel())
 
     def _curve(self, name: str, frequency: NDArray[np.float64], power: NDArray[np.float64]) -> Function:
         unit = self.context.unit

@@ -62,6 +62,30 @@ def test_a_noise_free_reference_has_no_colour() -> None:
     assert not curves
 
 
+def plane_level(plane) -> float:
+    """The standard deviation that a two-dimensional spectrum stands for: the root of its integral."""
+    step = plane.x[1] - plane.x[0]
+    return float(np.sqrt(np.sum(plane.y) * step**2))
+
+
+def test_the_two_dimensional_spectrum_shows_noise_that_has_a_direction() -> None:
+    """Noise smoothed along rows only: its integral is the variance, and power falls along f_x alone, by its gain."""
+    clean, context = phantom("uniform", n_slices=12, reference_noise="independent")
+    rng = np.random.default_rng(4)
+    slices = [clean + gaussian_filter(rng.normal(0, 20, clean.shape), (0, 1.0)) for _ in range(12)]
+    values, curves = judged("nps", context, [(s, s, None) for s in slices])
+    plane = curves["NPS plane"]
+    assert plane_level(plane) == pytest.approx(values["noise", "all"], rel=1e-6)
+    power = np.reshape(plane.y, (len(plane.x), len(plane.x)))  # rows are f_y, columns f_x
+    f, inside = np.array(plane.x), slice(4, -4)
+    gain = np.exp(-4 * np.pi**2 * (f * PIXEL) ** 2)
+    seen = power[inside].mean(0)
+    high = np.abs(f) * PIXEL > 0.1
+    np.testing.assert_allclose(seen[high & (gain > 0.02)], (400 * PIXEL**2 * gain)[high & (gain > 0.02)], rtol=0.15)
+    column = power[:, np.abs(f) * PIXEL < 0.05].mean(1)[np.abs(f) * PIXEL > 0.1]
+    assert column.std() / column.mean() < 0.25
+
+
 def anatomy() -> np.ndarray:
     """A body with an organ and vessels, (rows, columns)."""
     y, x = np.mgrid[:256, :256] - 127.5
@@ -78,8 +102,9 @@ def test_noise_of_a_patient() -> None:
     noise = rng.normal(0, 30, (6, 256, 256))
     values, curves = judged("nps", context, [(clean + n / 3, clean + n, None) for n in noise])
     assert values["noise", "all"] == pytest.approx(10, rel=0.1)
+    assert plane_level(curves["NPS plane"]) == pytest.approx(values["noise", "all"], rel=1e-6)
     assert values["NPS shift", "all"] == pytest.approx(0, abs=0.02 * values["NPS mean", "all"])
-    assert set(curves) == {"NPS", "NPS reference"}
+    assert set(curves) == {"NPS", "NPS reference", "NPS plane"}
     assert ("NPS shift input", "all") not in values
 
 
