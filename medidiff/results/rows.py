@@ -29,7 +29,7 @@ class Row:
 class Curve:
     """One measured function (a noise power spectrum, a transfer function, a calibration curve).
 
-    A function of two variables (a two-dimensional spectrum) has one axis x for both, and len(x)^2 values in y, rows first.
+    A function of two variables, as a two-dimensional spectrum, has one axis x and len(x)^2 values in y, rows first.
     """
 
     case: str
