@@ -168,6 +168,7 @@ def test_measured_pairs_are_taken_as_they_are(manifest: Path) -> None:
 def test_only_the_blend_of_a_model_is_searched(manifest: Path, tiny_model: Path) -> None:
     """A random network is best not used: nearly all of the blend is the scan."""
     found = run(manifest, methods=(), models=(str(tiny_model),)).methods["tiny"]
+    assert load_tuned(manifest.parent / "tuned.yaml")["tiny"] == found
     assert found.overall.smoothing is None
     assert found.overall.rmse_blend <= min(found.overall.rmse, found.overall.rmse_input) + 1e-3
     assert len(found.model_sha256 or "") == 64

@@ -24,6 +24,7 @@ OBJECTIVE = "mean over patients of RMSE in HU"
 class Best(Settings):
     """What was found over some trials; RMSE in HU.
 
+    smoothing        None for a model, which has no strength
     rmse_input       of the low-dose slices themselves
     rmse             at `smoothing`
     rmse_blend       of the blend with `alpha`
@@ -33,7 +34,7 @@ class Best(Settings):
 
     patients: int
     slices: int
-    smoothing: float | None
+    smoothing: float | None = None
     rmse_input: float
     rmse: float
     alpha: float
