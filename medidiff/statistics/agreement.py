@@ -23,6 +23,7 @@ from scipy import stats
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
+ROUNDED = 1e-14  # a share of the variance this small is what single precision leaves of no error at all
 NOWHERE = (float("nan"), float("nan"))
 Z = float(stats.norm.ppf(0.975))  # limits of agreement hold 95 % of the differences
 
@@ -81,7 +82,7 @@ def icc(ratings: Array, confidence: float = 0.95) -> tuple[Estimate, Estimate]:
         return unknown, unknown
     absolute = (msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n)
     consistent = (msr - mse) / (msr + (k - 1) * mse)
-    if mse <= rounding:  # raters differ by a constant at most: no error to measure an interval by
+    if mse <= max(rounding, ROUNDED * msr):  # raters differ by a constant at most: no error to measure an interval by
         return Estimate(float(absolute), NOWHERE), Estimate(1.0, (1.0, 1.0))
     return (
         Estimate(float(absolute), _absolute_interval(msr, msc, mse, n, k, confidence)),

@@ -80,3 +80,11 @@ def test_one_patient_has_no_limits() -> None:
     assert found.bias.value == 2
     assert math.isnan(found.upper.value)
     assert math.isnan(found.bias.interval[0])
+
+
+def test_icc_of_raters_that_agree_but_for_rounding() -> None:
+    """Readings that differ in the eleventh digit, as after a detour through single precision, agree perfectly."""
+    once = np.array([20.494118719418424, 14.233072715723228, 21.26397767366099, 22.08099003309846])
+    again = np.array([20.494118719570565, 14.233072715634895, 21.26397767374219, 22.080990033277278])
+    absolute, consistent = icc(np.column_stack([once, again]))
+    assert (absolute.value, consistent.value) == (pytest.approx(1), 1.0)
