@@ -322,7 +322,7 @@ def _provenance(study: Study, status: str, entries: Sequence[Entry]) -> dict[str
         "status": status,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": plan.identity(),
-        "settings": plan.study.model_dump(mode="json", exclude={"cases", "data_root", "database", "output"}),
+        "settings": _settings(plan),
         "baseline": plan.baseline,
         "cases": {case.name: case.kind.decides() | {"sha256": case.fingerprint} for case in plan.cases},
         "methods": {method.name: method.parameters for method in plan.methods},
@@ -332,6 +332,14 @@ def _provenance(study: Study, status: str, entries: Sequence[Entry]) -> dict[str
         "failures": [f"{what}: {_private(why, plan)}" for what, why in study.failures],
         "seconds": seconds,
     }
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """The settings that are no paths; what cases and methods are is told beside them."""
+    regions = plan.study.regions
+    names = [*regions.masks, *(["lesions"] if regions.lesions else [])]
+    paths = {"cases", "methods", "data_root", "database", "output", "regions"}
+    return plan.study.model_dump(mode="json", exclude=paths) | {"regions": names}
 
 
 def _private(sentence: str, plan: Plan) -> str:
