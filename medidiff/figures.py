@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,7 +29,7 @@ from medidiff.volume import Geometry
 PANEL_INCHES, GAP_INCHES, BOTTOM_INCHES, TOP_INCHES, BAR_INCHES = 4.2, 0.04, 0.3, 0.6, 0.75
 SIDES = (("R", "L"), ("A", "P"), ("F", "H"))  # where the axes x, y, z of LPS begin and end
 DPI = 150
-PANEL_PIXELS = (320, 720)  # a panel has at least and at most so many on its longer side, where whole factors allow
+PANEL_PIXELS = (256, 720)  # a panel has at least and at most so many on its longer side, where whole factors allow
 SHADES = 240  # of a map of differences; the rest of a palette of 256 is for letters
 
 Slice = NDArray[np.floating]
@@ -120,7 +121,8 @@ def _panel(image: Slice, placement: Placement, bar: str = "", **look: Any) -> Im
     figure = Figure((size[0] / points, size[1] / points), dpi=points)
     _show(figure.add_axes((0, 0, 1, 1)), image, placement, **look)
     if bar:
-        _colour_bar(figure.add_axes((0.62, 0.035, 0.33, 0.02)), bar, look["cmap"])
+        figure.add_artist(Rectangle((0.56, 0.01), 0.43, 0.09, color="white", alpha=0.85, linewidth=0))
+        _colour_bar(figure.add_axes((0.62, 0.03, 0.31, 0.02)), bar, look["cmap"])
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -170,13 +172,22 @@ def _show(axis: Any, image: Slice, placement: Placement, **look: Any) -> Any:
     height, width = (n * mm for n, mm in zip(image.shape, placement.pixel_mm, strict=True))
     shown = axis.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **look)
     axis.set_axis_off()
-    ink = "white" if look["cmap"] == "gray" else "black"
+    ink, halo = ("white", "black") if look["cmap"] == "gray" else ("black", "white")
+    outline = [withStroke(linewidth=2, foreground=halo)]
     for letter, x, side in zip(placement.sides, (0.02, 0.98), ("left", "right"), strict=True):
-        axis.text(x, 0.5, letter, transform=axis.transAxes, color=ink, ha=side, va="center", fontsize=11)
+        axis.text(x, 0.5, letter, transform=axis.transAxes, color=ink, ha=side, va="center", fontsize=11,
+                  path_effects=outline)  # fmt: skip
     bar_mm = 50.0 if width > 80 else 10.0
     left, line = 0.04 * width, 0.965 * height
-    axis.plot([left, left + bar_mm], [line, line], color=ink, linewidth=2)
-    axis.text(left, line - 0.015 * height, f"{bar_mm / 10:g} cm", color=ink, fontsize=8, va="bottom")
+    axis.plot(
+        [left, left + bar_mm],
+        [line, line],
+        color=ink,
+        linewidth=2,
+        path_effects=[withStroke(linewidth=4, foreground=halo)],
+    )
+    axis.text(left, line - 0.015 * height, f"{bar_mm / 10:g} cm", color=ink, fontsize=8, va="bottom",
+              path_effects=outline)  # fmt: skip
     return shown
 
 

@@ -1,11 +1,13 @@
 """Figures: the pixels drawn are the windowed pixels given, sides are named by the geometry, files appear whole."""
 
+import io
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from skimage.io import imread
 
-from medidiff.figures import save, side_by_side, side_letters
+from medidiff.figures import Placement, difference_panel, panel, save, side_by_side, side_letters
 from medidiff.metrics.image import Preset
 from medidiff.volume import Geometry
 
@@ -90,3 +92,29 @@ def test_a_zoom_enlarges_its_region(tmp_path):
     path = side_by_side({"s": image}, tmp_path / "a.png", geometry=geometry(), zoom=(slice(20, 40), slice(20, 40)))
     zoomed = drawn(path)[-45 - 630 : -45, :630].min(-1) > 250
     assert zoomed.mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_panel_is_the_windowed_slice_pixel_by_pixel():
+    """One grey level a pixel: (value - low) / (high - low), but for letters and the bar at the edges."""
+    image = np.random.default_rng(0).uniform(-300, 400, (400, 500))
+    drawn = imread(io.BytesIO(panel(image, Placement((0.8, 0.8), ("R", "L")), -160, 240)))
+    assert drawn.shape == (400, 500)
+    expected = np.clip((image + 160) / 400, 0, 1) * 255
+    np.testing.assert_allclose(drawn[20:150, 50:450], expected[20:150, 50:450], atol=2)
+
+
+def test_panels_keep_millimetres_square():
+    """Pixels twice as tall as wide are shown twice as tall; a small slice is enlarged by a whole factor."""
+    drawn = imread(io.BytesIO(panel(np.zeros((100, 100)), Placement((2.0, 1.0), ("R", "L")), -1, 1)))
+    assert drawn.shape == (400, 200)  # twice, as 200 are too few to see
+
+
+def test_a_difference_panel_is_white_at_zero_and_symmetric():
+    """Red above, blue below, as far from white for +d as for -d."""
+    change = np.zeros((300, 300))
+    change[60:100], change[110:140] = 30, -30
+    drawn = imread(io.BytesIO(difference_panel(change, Placement((1, 1), ("R", "L")), 60)))[..., :3].astype(int)
+    zero, above, below = drawn[30, 150], drawn[80, 150], drawn[120, 150]
+    assert zero.min() > 240
+    assert above[0] > above[2] + 50
+    assert below[2] > below[0] + 50

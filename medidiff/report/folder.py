@@ -84,8 +84,9 @@ class Results:
     def strata(self) -> list[Stratum]:
         """By group, then by dose."""
         found = self.rows[STRATUM].drop_duplicates().sort_values(STRATUM)
-        varied = found["reference_noise"].nunique() > 1
-        return [Stratum(_label(g, d, r if varied else ""), g, d, r) for g, d, r in found.itertuples(index=False)]
+        twins = found.duplicated(["group", "dose"], keep=False)
+        lines = zip(found.itertuples(index=False), twins, strict=True)
+        return [Stratum(_label(g, d, r if twin else ""), g, d, r) for (g, d, r), twin in lines]
 
     def outcomes(self, table: pd.DataFrame) -> list[Outcome]:
         names = table[["metric", "preset", "region", "unit"]].drop_duplicates()

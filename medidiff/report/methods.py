@@ -49,6 +49,11 @@ KINDS = {
     "simulated": "with a low dose simulated from a full dose",
     "phantom": "of a drawn phantom with known truth",
 }
+SIMULATION = {
+    "simulated": "Low doses were simulated by noise insertion in the projection domain (Yu et al. 2012)",
+    "": "Simulation",
+}
+LONG = 4  # values that are still told one by one
 NOISES = {
     "none": "the noise-free truth",
     "shared": "the full-dose scan that the low dose was simulated from (the two share noise)",
@@ -67,7 +72,7 @@ def _cases(results: Results) -> Iterator[str]:
     cases, record = results.cases, results.record
     doses = [f"{100 * dose:.6g} %" for dose in sorted({*cases["dose"].dropna()})]
     groups = [group for group in sorted({*cases["group"]}) if group]
-    counted = f"{many(len(cases), 'case')} of {many(cases['patient'].nunique(), 'patient')}"
+    counted = f"{many(len(cases), 'case')} of {subjects(results)}"
     slices = [int(n) for n in cases["n_slices"] if n == n and n > 0]
     yield f"We evaluated {listed(results.methods)} on {counted}" + (
         f" ({_span(slices)} slices a case, {sum(slices)} in all)." if slices else "."
@@ -79,10 +84,26 @@ def _cases(results: Results) -> Iterator[str]:
     for noise in sorted({*cases["reference_noise"]}):
         count = int((cases["reference_noise"] == noise).sum())
         yield f"The reference of {many(count, 'case')} was {NOISES.get(noise, noise)}."
-    kinds = [case.get("kind") for case in record.get("cases", {}).values() if isinstance(case, Mapping)]
-    told = [f"{many(kinds.count(kind), 'case')} {KINDS.get(kind, kind)}" for kind in dict.fromkeys(kinds) if kind]
+    kinds = [_kind(record, case) for case in cases["case"]]
+    told = [
+        f"{many(kinds.count(kind), 'case')} {KINDS.get(kind, f'of the phantom {kind}')}"
+        for kind in dict.fromkeys(kinds)
+        if kind
+    ]
     if told:
         yield f"By origin: {listed(told)}."
+
+
+def subjects(results: Results) -> str:
+    """`4 patients and 1 phantom`."""
+    drawn = {case for case in results.cases["case"] if _kind(results.record, case) not in ("", "paired", "simulated")}
+    is_drawn = results.cases["case"].isin(drawn)
+    counts = ((~is_drawn, "patient"), (is_drawn, "phantom"))
+    return listed(many(results.cases["patient"][which].nunique(), word) for which, word in counts if which.any())
+
+
+def _kind(record: Mapping[str, Any], case: str) -> str:
+    return str(record.get("cases", {}).get(case, {}).get("kind", ""))
 
 
 def _span(numbers: list[int]) -> str:
@@ -95,22 +116,29 @@ def _simulation(results: Results) -> Iterator[str]:
     found: dict[str, dict[str, list[str]]] = {}
     for case, extra in zip(results.cases["case"], results.cases.get("extra", ()), strict=False):
         for part, values in (json.loads(extra) if extra else {}).items():
-            kind = results.record.get("cases", {}).get(case, {}).get("kind", "")
-            title = f"Simulation of {kind or 'low-dose'} cases" if part == "simulation" else part
+            title = SIMULATION.get(_kind(results.record, case), "Phantom") if part == "simulation" else f"{part}s"
             for name, value in leaves(values):
                 found.setdefault(title, {}).setdefault(name, []).append(value)
     for title, settings in found.items():
         if "" in settings:
             yield f"{title[0].upper()}{title[1:]}: {_spread(settings[''])}."
             continue
-        how = " by projection-domain noise insertion (Yu et al. 2012)" if "simulated" in title else ""
         told = "; ".join(f"{name} {_spread(values)}" for name, values in settings.items())
-        yield f"{title[0].upper()}{title[1:]}{how}: {told}."
+        yield f"{title}: {told}."
 
 
 def _spread(values: list[str]) -> str:
+    """A setting of several cases: what it is in all, the few values it has, their range, or where they are."""
     distinct = list(dict.fromkeys(values))
-    return listed(distinct) if len(distinct) <= 6 else f"{len(distinct)} values from {distinct[0]} to {distinct[-1]}"
+    if any(value.count(",") >= (LONG if len(distinct) == 1 else 1) for value in distinct):
+        return f"{distinct[0].count(',') + 1} numbers a case (in cases.csv)"
+    if len(distinct) <= LONG:
+        return listed(distinct)
+    try:
+        numbers = [float(value) for value in distinct]
+    except ValueError:
+        return f"{len(distinct)} different ones (in cases.csv)"
+    return f"{min(numbers):.4g} to {max(numbers):.4g}"
 
 
 def _methods(results: Results) -> Iterator[str]:

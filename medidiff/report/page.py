@@ -21,7 +21,7 @@ from medidiff import DISCLAIMER, __version__
 from medidiff.io.derived import write_whole
 from medidiff.report import curves, plots
 from medidiff.report.folder import Results, read_results
-from medidiff.report.methods import paragraphs
+from medidiff.report.methods import paragraphs, subjects
 from medidiff.report.pictures import Shown, choose, pictures
 from medidiff.report.styles import look
 from medidiff.report.summary import tables
@@ -105,7 +105,7 @@ def _compared(results: Results) -> str:
     doses = [f"{100 * dose:.6g}" for dose in sorted({*cases["dose"].dropna()})]
     where = [f"{listed(doses)} % of the full dose"] * bool(doses)
     where += [f"{'groups' if len(groups) > 1 else 'group'} {listed(groups)}"] * bool(groups)
-    counted = f"{many(cases['patient'].nunique(), 'patient')} ({many(len(cases), 'case')})"
+    counted = f"{subjects(results)} ({many(len(cases), 'case')})"
     methods = f"{many(len(results.methods), 'method')} ({listed(results.methods)})"
     against = f" The statistics compare with {results.baseline}." if len(results.methods) > 1 else ""
     return f"{methods} on {counted}{': ' if where else ''}{', '.join(where)}.{against}"

@@ -37,10 +37,10 @@ def distributions(results: Results) -> Iterator[Plot]:
             continue
         shown = strata[:MOST_PANELS]
         figure, axes = grid(len(shown), COLUMNS, (_panel_width(results, len(shown)), 2.6), sharey=True)
-        for k, (axis, stratum) in enumerate(zip(axes, shown, strict=True)):
+        for axis, stratum in zip(axes, shown, strict=True):
             _distribution(axis, _of_patients(stratum.of(table)), results, style)
             axis.set_title(plain(stratum.label))
-            axis.set_ylabel(_label(outcome) if k % COLUMNS == 0 else "")
+            axis.set_ylabel(_label(outcome) if axis.get_subplotspec().is_first_col() else "")
         name = outcome_words(outcome.metric, outcome.preset, outcome.region)
         left_out = _omitted(len(strata) - len(shown)) + _infinite(results, outcome)
         yield finished(
@@ -100,13 +100,13 @@ def dose_responses(results: Results) -> Iterator[Plot]:
         shown = dict([*groups.items()][:MOST_PANELS])
         figure, axes = grid(len(shown), COLUMNS, (4.2 if len(shown) > 1 else LONE, 3.0), sharey=True)
         entries: dict[str, Line2D] = {}
-        for k, (axis, (key, part)) in enumerate(zip(axes, shown.items(), strict=True)):
+        for axis, (key, part) in zip(axes, shown.items(), strict=True):
             entries |= _dose_response(axis, part, results, style)
             if outcome.metric == "PSNR":
                 entries |= _companions(axis, results, outcome, key, style)
             _dose_axis(axis, part["dose"])
             axis.set_title(plain(key[0]))
-            axis.set_ylabel(_label(outcome) if k % COLUMNS == 0 else "")
+            axis.set_ylabel(_label(outcome) if axis.get_subplotspec().is_first_col() else "")
         legend(figure, entries)
         name = outcome_words(outcome.metric, outcome.preset, outcome.region)
         yield finished(

@@ -66,7 +66,7 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
 
 def grid(panels: int, columns: int, size: tuple[float, float], **share: Any) -> tuple[Figure, list[Any]]:
     """A figure of so many panels, `size` inches each, in rows of `columns`."""
-    columns = min(panels, columns)
+    columns = 2 if panels == 4 else min(panels, columns)
     rows = -(-panels // columns)
     figure = Figure((size[0] * columns + 0.4, size[1] * rows + 0.45), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **share).ravel().tolist()
@@ -78,7 +78,8 @@ def grid(panels: int, columns: int, size: tuple[float, float], **share: Any) -> 
 def legend(figure: Figure, entries: dict[str, Line2D]) -> None:
     """One legend of the whole figure, above it."""
     names = [plain(name) for name in entries]
-    figure.legend([*entries.values()], names, loc="outside upper left", ncols=min(len(names), 5), handlelength=2.8)
+    figure.legend([*entries.values()], names, loc="outside upper left", handlelength=2.8,
+                  ncols=min(len(names), max(2, int(figure.get_figwidth() / 1.4))))  # fmt: skip
 
 
 def method_entries(chosen: Sequence[str], style: dict[str, Style]) -> dict[str, Line2D]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,15 @@ def main_outcomes(results: Results) -> list[Outcome]:
     ]
     whole = [outcome for outcome in found if outcome.region == "all"]
     usual = [_windowed([o for o in whole if o.metric == m], results) for m in ("RMSE", "PSNR", "SSIM", "bias")]
-    tasks = [next((o for o in [*whole, *found] if o.metric == metric), None) for metric in TASKS]
+    tasks = [min((o for o in found if o.metric == metric), key=_faintest, default=None) for metric in TASKS]
     chosen = dict.fromkeys(o for o in (*primary, *usual, *tasks) if o is not None)
     return [*chosen][: max(WIDEST, len(primary))] or found[:WIDEST]
+
+
+def _faintest(outcome: Outcome) -> float:
+    """The whole image before regions, and of these the one of least contrast, where names tell: the hardest task."""
+    contrast = re.search(r"(\d+(?:\.\d+)?) HU", outcome.region)
+    return -1.0 if outcome.region == "all" else float(contrast[1]) if contrast else math.inf
 
 
 def _windowed(outcomes: list[Outcome], results: Results) -> Outcome | None:
@@ -102,7 +109,8 @@ def _main_lines(
 ) -> Iterator[Line]:
     table = stratum.of(results.summary)
     found = {(o, line["method"]): line for o in outcomes for line in o.of(table).to_dict("records")}
-    best = {o: _best(o, {m: line["mean"] for (other, m), line in found.items() if other == o}) for o in outcomes}
+    best = {o: _best(o, {m: line["mean"] for (other, m), line in found.items() if other == o}, places[o])
+            for o in outcomes}  # fmt: skip
     for k, method in enumerate(results.in_order({method for _, method in found})):
         lines = {o: found.get((o, method)) for o in outcomes}
         n = max(int(line["n"]) for line in lines.values() if line)
@@ -119,10 +127,10 @@ def _mean_cell(line: dict[str, Any] | None, places: int, best: bool, n: int) -> 
     return Cell(number(line["mean"], places) + mark, ", ".join(filter(None, details)), best)
 
 
-def _best(outcome: Outcome, means: dict[str, float]) -> set[str]:
-    """Methods with the best mean; nobody where there is one method, all are equal, or no direction is declared."""
+def _best(outcome: Outcome, means: dict[str, float], places: int) -> set[str]:
+    """Methods with the best mean as it is written; nobody where all are equal, or no direction is declared."""
     direction = BETTER.get(outcome.metric)
-    known = {method: mean for method, mean in means.items() if not math.isnan(mean)}
+    known = {method: round(mean, places) for method, mean in means.items() if not math.isnan(mean)}
     if direction is None or len(known) < 2 or len({*known.values()}) < 2:
         return set()
     if isinstance(direction, str):
@@ -135,6 +143,8 @@ def _best(outcome: Outcome, means: dict[str, float]) -> set[str]:
 def companions_table(results: Results) -> Table | None:
     """PSNR with the four figures that it is read beside."""
     wanted = [o for o in results.outcomes(results.summary) if o.metric in COMPANIONS and o.region == "all"]
+    main = {o.preset for o in main_outcomes(results) if o.metric == "PSNR"}
+    wanted = [o for o in wanted if o.preset in main] or wanted
     if not wanted:
         return None
     shown = [metric for metric in ("PSNR", *COMPANIONS) if metric == "PSNR" or any(o.metric == metric for o in wanted)]

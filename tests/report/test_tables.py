@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from medidiff.report.folder import read_results
-from medidiff.report.methods import paragraphs, tuned
+from medidiff.report.methods import paragraphs, subjects, tuned
 from medidiff.report.pictures import choose
 from medidiff.report.summary import main_outcomes, tables
 from medidiff.report.tables import TEX, Cell, Column, Table, latex, markdown, tex
@@ -119,3 +120,27 @@ def test_words() -> None:
     assert leaves({"a": {"b": [1, 2]}, "c": None, "d": [{"e": True}]}) == [
         ("a.b", "1, 2"), ("c", "none"), ("d 1.e", "yes"),
     ]  # fmt: skip
+
+
+def test_the_best_is_starred_as_it_is_written() -> None:
+    """Means that read alike are best together; where all read alike nobody is; a bias is best near zero."""
+    from medidiff.report.folder import Outcome
+    from medidiff.report.summary import _best
+
+    rmse, bias = Outcome("RMSE", "hu", "all", "HU"), Outcome("bias", "hu", "all", "HU")
+    assert _best(rmse, {"a": 1.001, "b": 1.002, "c": 3}, 2) == {"a", "b"}
+    assert _best(rmse, {"a": 1.001, "b": 1.002}, 2) == set()
+    assert _best(bias, {"a": -0.2, "b": 0.5}, 2) == {"a"}
+    assert _best(Outcome("NPS mean", "", "all", "1/mm"), {"a": 1, "b": 2}, 2) == set()
+
+
+def test_phantoms_are_not_patients(folder: Any) -> None:
+    """What was drawn is counted apart, and its settings are told."""
+    made = folder(patients=2, doses=(0.1,))
+    made.cases[0] = replace(made.cases[0], extra=(("simulation", {"kind": "rods", "matrix": 256}),))
+    record = made.record()
+    record["cases"][made.cases[0].case] = {"kind": "rods"}
+    made.write(record=record, curves=False, pictures=False)
+    results = read_results(made.path)
+    assert subjects(results) == "1 patient and 1 phantom"
+    assert "Phantom: kind rods; matrix 256." in "\n".join(paragraphs(results))
