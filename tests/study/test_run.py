@@ -139,6 +139,7 @@ def test_a_file_that_turns_unreadable_costs_its_case(study_file: Write, tmp_path
         run(plan)
     assert str(error.value).count("a: ") == 1
     assert {key[0] for key in rows(plan.study.output)} == {"b"}
+    assert str(tmp_path) not in (plan.study.output / "study.json").read_text()  # folders may be called by patients
     (tmp_path / "a_full.nii").write_bytes(whole)
     run(plan)
     assert {key[0] for key in rows(plan.study.output)} == {"a", "b"}
@@ -205,6 +206,16 @@ def test_images_are_kept_when_asked_for(study_file: Write, tmp_path: Path) -> No
     image, scan = nib.load(out / "images" / "a--identity.nii.gz"), nib.load(tmp_path / "a_low.nii")
     np.testing.assert_allclose(image.affine, scan.affine, atol=1e-4)
     np.testing.assert_allclose(image.get_fdata(), scan.get_fdata(), atol=1e-4)
+
+
+def test_a_scan_without_even_tissue_needs_a_scanner_to_fall_back_on(study_file: Write) -> None:
+    """Its noise cannot be measured: named, and with kernel and photons from the study it is simulated."""
+    entry: dict[str, Any] = {"name": "c", "full": "c_full.nii", "doses": [0.25]}
+    with pytest.raises(PartialFailure, match=r"c@0\.25: the series has no homogeneous soft tissue"):
+        run(make_plan(study_file(cases=[{"simulate": entry}])))
+    entry["fallback"] = {"kernel": "hann", "i0": 1e5}
+    found = rows(run(make_plan(study_file(cases=[{"simulate": entry}])), overwrite=True).folder)
+    assert found["c@0.25", "identity", "all", "RMSE"] > 0
 
 
 def test_a_phantom_is_a_case_with_truth(study_file: Write) -> None:
