@@ -30,7 +30,7 @@ PANEL_INCHES, GAP_INCHES, BOTTOM_INCHES, TOP_INCHES, BAR_INCHES = 4.2, 0.04, 0.3
 SIDES = (("R", "L"), ("A", "P"), ("F", "H"))  # where the axes x, y, z of LPS begin and end
 DPI = 150
 PANEL_PIXELS = (256, 720)  # a panel has at least and at most so many on its longer side, where whole factors allow
-SHADES = 240  # of a map of differences; the rest of a palette of 256 is for letters
+SHADES = 241  # of a map of differences, odd so that zero has one; the rest of a palette of 256 is for letters
 
 Slice = NDArray[np.floating]
 
@@ -122,7 +122,7 @@ def _panel(image: Slice, placement: Placement, bar: str = "", **look: Any) -> Im
     _show(figure.add_axes((0, 0, 1, 1)), image, placement, **look)
     if bar:
         figure.add_artist(Rectangle((0.56, 0.01), 0.43, 0.09, color="white", alpha=0.85, linewidth=0))
-        _colour_bar(figure.add_axes((0.62, 0.03, 0.31, 0.02)), bar, look["cmap"])
+        _colour_bar(figure.add_axes((0.62, 0.03, 0.31, 0.02), zorder=2), bar, look["cmap"])
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

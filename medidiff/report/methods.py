@@ -168,7 +168,7 @@ def _what(parameters: Mapping[str, Any]) -> str:
 
 
 def _in_brackets(parameters: Mapping[str, Any]) -> str:
-    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in leaves(parameters) if name)
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in leaves(parameters))
     return f" ({told})" if told else ""
 
 
@@ -238,9 +238,9 @@ def _version(results: Results) -> str:
 
 def _software(results: Results) -> Iterator[str]:
     record = results.record
-    software = [f"{name} {version}" for name, version in leaves(record.get("software", {})) if name]
+    software = [f"{name} {version}" for name, version in leaves(record.get("software", {}))]
     yield f"Software: {listed([f'medidiff {_version(results)}', *software])}."
-    if seeds := [f"{name} {value}" for name, value in leaves(record.get("seeds", {})) if name]:
+    if seeds := [f"{name} {value}" for name, value in leaves(record.get("seeds", {}))]:
         yield f"Seeds: {listed(seeds)}; what is drawn for a case depends on neither order nor workers."
     yield f"medidiff is for {DISCLAIMER}."
 

@@ -87,7 +87,8 @@ def _content(results: Results, title: str, found: list[Table], text: list[str]) 
         "findings": findings[:SPOKEN], "further": findings[SPOKEN:],
         "explained": [sentence for sentence in results.sentences if sentence not in findings],
         "sections": [(name, made) for name, made in sections if made], "pictures": _by_method(results, shown),
-        "paragraphs": text, "provenance": _provenance(results), "PNG": PNG, "SVG": SVG,
+        "paragraphs": text, "provenance": _provenance(results),
+        "origins": leaves(results.record.get("cases", {})), "PNG": PNG, "SVG": SVG,
     }  # fmt: skip
 
 
@@ -139,8 +140,5 @@ def _provenance(results: Results) -> list[tuple[str, str]]:
     total = {m: sum(s for _, method, s in seconds if method == m) for m in results.methods}
     times = [(f"seconds.{method}", f"{spent:.1f} in all") for method, spent in total.items() if spent]
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    return [
-        *leaves(facts), *leaves(record.get("settings", {}), "settings"),
-        *leaves(record.get("cases", {}), "cases"), *times,
-        ("report", f"medidiff {__version__}, {made}"),
-    ]  # fmt: skip
+    settings = leaves(record["settings"], "settings") if "settings" in record else []
+    return [*leaves(facts), *settings, *times, ("report", f"medidiff {__version__}, {made}")]

@@ -73,7 +73,7 @@ def listed(words: Iterable[str]) -> str:
 
 def leaves(value: Any, name: str = "") -> list[tuple[str, str]]:
     """Every setting of a nested record with its dotted name; an empty part says that it is empty."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not name):
         return [leaf for key, part in value.items() for leaf in leaves(part, f"{name}.{key}" if name else str(key))]
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         return [leaf for k, part in enumerate(value, 1) for leaf in leaves(part, f"{name} {k}")]

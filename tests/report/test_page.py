@@ -162,6 +162,7 @@ def test_one_case_of_one_method_without_record(folder: Any) -> None:
     assert "1 method (mine) on 1 patient (1 case)." in page.text
     assert "★" not in str(page.tables[0])
     assert "The settings of mine are not recorded." in page.text
+    assert [line[0].strip() for line in page.tables[-1]] == ["report"]
     assert f"mine, only: {made.cases[0].case}" in page.text
 
 
