@@ -1,6 +1,6 @@
 """From a prepared case to training patches, as MONAI dictionary transforms.
 
-    RandSlabd -> RandFlipd, RandRotate90d (MONAI) -> RandDosed -> NoiseEstimated -> RandPatchesd
+    RandSlabd -> RandFlipd, RandRotate90d (MONAI) -> RandLesiond -> RandDosed -> NoiseEstimated -> RandPatchesd
 
 `RandDosed` lays the noise of one random reconstruction kernel on noise-free anatomy that went through the *same*
 kernel, as in a scanner: then no frequency exists at which signal and noise could be told apart by the kernel alone,
@@ -25,6 +25,7 @@ from medidiff.patches import body_corner, slab_indices
 from medidiff.physics.ct import Kernel
 
 Item = dict[Hashable, Any]
+TISSUE_HU = (-300.0, 250.0)  # where a lesion may lie: not in air, lung or bone
 MARGIN = 8  # pixels at a window's border that the periodic filter may have touched
 
 
@@ -39,6 +40,9 @@ class Augmentation(Settings):
     order: tuple[float, float] = (0.5, 3.0)
     boost: tuple[float, float] = (0.0, 1.5)
     low_frequency: tuple[float, float] = (0.0, 0.0)  # cycles a pixel; see `add_low_frequencies`
+    lesions: float = 0.0  # mean number of faint blobs drawn into a window; see `RandLesiond`
+    lesion_hu: tuple[float, float] = (4.0, 60.0)
+    lesion_radius: tuple[float, float] = (2.0, 12.0)  # pixels
     z_correlation: float = 0.8
     lone_share: float = 0.15
 
@@ -102,6 +106,40 @@ class RandSlabd(Randomizable, Transform):
         return item | {"noise": noise}
 
 
+class RandLesiond(Randomizable, Transform):
+    """Draws faint ellipses with soft edges into the tissue of `clean`, where the noise is simulated.
+
+    Cleaned anatomy has lost its own faint structures. A network that never saw any learns that there are none, and
+    takes them for noise: of discs of 8 HU the first embedded model kept a quarter of the contrast at a quarter of
+    the dose. Contrasts are log-uniform, of either sign, weaker in the neighbouring slices.
+    """
+
+    def __init__(self, settings: Augmentation) -> None:
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        if "noise" not in data:
+            return dict(data)
+        clean = np.array(data["clean"], np.float32)
+        middle, tissue = len(clean) // 2, (clean > TISSUE_HU[0]) & (clean < TISSUE_HU[1])
+        places = np.argwhere(tissue[middle])
+        for _ in range(self.R.poisson(self.settings.lesions) if len(places) else 0):
+            blob = self._blob(clean.shape[1:], places[self.R.randint(len(places))])
+            fading = self.R.uniform(0.3, 1.0) ** np.abs(np.arange(len(clean)) - middle)
+            clean += tissue * blob * fading[:, None, None].astype(np.float32)
+        return dict(data) | {"clean": clean}
+
+    def _blob(self, matrix: tuple[int, ...], centre: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(rows, columns) HU of one ellipse, its edge a few pixels wide at most."""
+        radius = np.exp(self.R.uniform(*np.log(self.settings.lesion_radius)))
+        contrast = np.exp(self.R.uniform(*np.log(self.settings.lesion_hu))) * self.R.choice([-1, 1])
+        ratio, turn, edge = self.R.uniform(0.6, 1.0), self.R.uniform(0, np.pi), self.R.uniform(0.5, 1.5)
+        y, x = np.ogrid[: matrix[0], : matrix[1]]
+        dy, dx = y - centre[0], x - centre[1]
+        along, across = dx * np.cos(turn) + dy * np.sin(turn), (dy * np.cos(turn) - dx * np.sin(turn)) / ratio
+        return np.float32(contrast) / (1 + np.exp(np.clip((np.hypot(along, across) - radius) / edge, -30, 30)))
+
+
 class RandDosed(Randomizable, Transform):
     """`clean` + `noise` -> `target` (1, rows, columns) and `slab` (K, rows, columns), through one random kernel."""
 
@@ -154,12 +192,14 @@ class RandPatchesd(Randomizable, Transform):
 def training_transforms(slab: int, settings: Augmentation) -> Compose:
     """The whole chain."""
     keys = ["clean", "noise", "low"]
+    lesions = [RandLesiond(settings)] if settings.lesions else []  # absent, random numbers are as they were without it
     return Compose(
         [
             RandSlabd(slab, settings),
             RandFlipd(keys, prob=0.5, spatial_axis=0, allow_missing_keys=True),
             RandFlipd(keys, prob=0.5, spatial_axis=1, allow_missing_keys=True),
             RandRotate90d(keys, prob=0.5, max_k=3, allow_missing_keys=True),
+            *lesions,
             RandDosed(settings),
             NoiseEstimated(),
             RandPatchesd(settings),

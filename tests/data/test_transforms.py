@@ -12,6 +12,7 @@ from medidiff.data.transforms import (
     Augmentation,
     NoiseEstimated,
     RandDosed,
+    RandLesiond,
     RandPatchesd,
     RandSlabd,
     add_low_frequencies,
@@ -189,3 +190,34 @@ def test_the_whole_chain_on_a_phantom() -> None:
     error = (item["slab"][:, 1:2] - item["target"]).std()
     assert error == pytest.approx(40, rel=0.35)
     assert item["level"] == pytest.approx(40, rel=0.5)
+
+
+def drawn(settings: Augmentation, clean: np.ndarray, seed: int, **parts: np.ndarray) -> np.ndarray:
+    """What RandLesiond adds to `clean`."""
+    transform = RandLesiond(settings)
+    transform.set_random_state(seed=seed)
+    return transform({"clean": clean, **parts})["clean"] - clean
+
+
+def test_lesions_are_faint_lie_in_tissue_and_fade_into_the_neighbours() -> None:
+    """One blob has the drawn contrast and size in its slice, no more in the next ones, and none in air or bone."""
+    clean = np.full((3, 96, 96), 40, np.float32)
+    clean[:, :, :20], clean[:, :, -20:] = -1000, 600
+    settings = Augmentation(lesions=0.3, lesion_hu=(20, 20), lesion_radius=(6, 6))
+    blobs = [blob for seed in range(60) if (blob := drawn(settings, clean, seed, noise=clean)).any()]
+    assert len(blobs) > 10
+    for blob in blobs:
+        assert not blob[:, :, :20].any()
+        assert not blob[:, :, -20:].any()
+        assert np.abs(blob[0]).sum() <= np.abs(blob[1]).sum() + 1e-2
+    peaks = [np.abs(blob[1]).max() for blob in blobs]
+    assert np.median(peaks) == pytest.approx(20, rel=0.05)
+    assert {np.sign(blob.sum()) for blob in blobs} == {-1.0, 1.0}
+
+
+def test_lesions_are_left_out_of_measured_pairs_and_when_none_are_asked_for() -> None:
+    """A measured pair shows what it shows; without lesions the chain, and its random numbers, are as before."""
+    clean = np.full((3, 96, 96), 40, np.float32)
+    assert not drawn(Augmentation(lesions=50.0), clean, 0, low=clean).any()
+    assert len(training_transforms(3, SETTINGS).transforms) == 7
+    assert len(training_transforms(3, Augmentation(lesions=2.0)).transforms) == 8
