@@ -186,12 +186,13 @@ def tune(manifest: Path, data: Path, out: Path, settings: TuneSettings, *, progr
     out.parent.mkdir(parents=True, exist_ok=True)
     search.recall()
     _gather(search, pairs, models, settings, progress)
+    methods = _search_all(search, models, settings, progress)
     tuned = Tuned(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         manifest=manifest.name,
         manifest_sha256=sha256,
         settings=settings.model_dump(mode="json", exclude={"models"}),
-        methods=_search_all(search, models, settings, progress),
+        methods=methods,
     )
     save_tuned(out, tuned)
     search.notebook.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ from scipy.ndimage import gaussian_filter
 
 from medidiff.baselines import BASELINES
 from medidiff.data.phantoms import dead_leaves
-from medidiff.data.trials import spread
 from medidiff.errors import InputError, OutputError, UsageError
 from medidiff.inference.tuned import Tuned, load_tuned
 from medidiff.tune import INVERSE_PHI, Search, Trial, TuneSettings, golden, moments_of, tune
@@ -201,6 +200,9 @@ def test_a_foreign_file_is_not_believed(tmp_path: Path) -> None:
         load_tuned(tmp_path / "x.yaml")
 
 
-@pytest.mark.parametrize(("n", "wanted", "expected"), [(1, 3, [0]), (10, 1, [4]), (10, 2, [3, 6]), (3, 4, [0, 1])])
-def test_slices_are_spread_over_the_scan(n: int, wanted: int, expected: list[int]) -> None:
-    assert spread(n, wanted) == expected
+def test_the_defaults_are_what_was_found() -> None:
+    """The strengths in the code are those of the file in pipelines/, whose figures the docs quote."""
+    found = load_tuned(Path(__file__).parents[1] / "pipelines" / "tuned_ct.yaml")
+    tunable = {name: baseline for name, baseline in BASELINES.items() if baseline.smoothing is not None}
+    assert {name: found[name].overall.smoothing for name in tunable} == {n: b.smoothing for n, b in tunable.items()}
+    assert not any(found[name].overall.at_end for name in tunable)

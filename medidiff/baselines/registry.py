@@ -46,9 +46,9 @@ class Baseline:
 
 BASELINES: dict[str, Baseline] = {
     "identity": Baseline(identity, "no change", "the scan itself", None, 0.0, 0.0, ""),
-    "gaussian": Baseline(gaussian, "Gaussian filter", "convolution", 1.0, 0.2, 5.0, "pixels"),
-    "bilateral": Baseline(bilateral, "bilateral filter", "Tomasi and Manduchi 1998", 3.0, 0.5, 20.0, NOISE_LEVELS),
-    "nlm": Baseline(non_local_means, "non-local means", "Buades et al. 2005", 0.8, 0.1, 5.0, NOISE_LEVELS),
-    "tv": Baseline(total_variation, "total variation", "Rudin et al. 1992", 1.0, 0.1, 10.0, NOISE_LEVELS),
-    "bm3d": Baseline(block_matching, "BM3D", "Dabov et al. 2007", 1.0, 0.2, 5.0, NOISE_LEVELS, require_bm3d),
+    "gaussian": Baseline(gaussian, "Gaussian filter", "convolution", 0.7324, 0.2, 5.0, "pixels"),
+    "bilateral": Baseline(bilateral, "bilateral filter", "Tomasi and Manduchi 1998", 6.302, 0.5, 20.0, NOISE_LEVELS),
+    "nlm": Baseline(non_local_means, "non-local means", "Buades et al. 2005", 1.352, 0.1, 5.0, NOISE_LEVELS),
+    "tv": Baseline(total_variation, "total variation", "Rudin et al. 1992", 1.031, 0.1, 10.0, NOISE_LEVELS),
+    "bm3d": Baseline(block_matching, "BM3D", "Dabov et al. 2007", 2.278, 0.2, 5.0, NOISE_LEVELS, require_bm3d),
 }

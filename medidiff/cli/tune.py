@@ -112,17 +112,20 @@ def _flag(name: str) -> str:
 
 
 def _show(tuned: Tuned) -> None:
-    names = ("method", "slices", "strength", "RMSE before", "after", "best blend", "with it")
-    table = Table(*(Column(name, no_wrap=True) for name in names), box=None)
+    names = ("method", "slices", "strength", "before", "after", "alpha", "blend")
+    table = Table(*(Column(name, no_wrap=True) for name in names), box=None, pad_edge=False)
     for name, method in tuned.methods.items():
         for label, best in {"all": method.overall, **method.groups}.items():
-            table.add_row(name if label == "all" else "", label, *_cells(best, method.unit))
+            table.add_row(name if label == "all" else "", label, *_cells(best, method.unit if label == "all" else ""))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     everything = next(iter(tuned.methods.values())).overall
-    console.print(f"{tuned.objective}; {everything.patients} patients, {everything.slices} slices, split {tuned.split}")
+    console.print(
+        f"{tuned.objective}, before and after, and of after + alpha (before - after)\n"
+        f"{everything.patients} patients, {everything.slices} slices, split {tuned.split}"
+    )
 
 
 def _cells(best: Best, unit: str) -> list[str]:
-    strength = "" if best.smoothing is None else f"{best.smoothing:g} {unit}{' (end of range)' if best.at_end else ''}"
+    strength = "" if best.smoothing is None else f"{best.smoothing:g} {unit}{' (end)' if best.at_end else ''}"
     return [strength, f"{best.rmse_input:.2f}", f"{best.rmse:.2f}", f"{best.alpha:g}", f"{best.rmse_blend:.2f}"]

@@ -30,7 +30,7 @@ def test_strengths_are_found_shown_and_used(tmp_path: Path, cli: Any, manifest: 
     assert ended.code == 0, ended.err
     assert ended.err == ""
     assert DISCLAIMER in ended.out
-    assert "mean over patients of RMSE in HU; 1 patients, 1 slices, split tune" in ended.out
+    assert "1 patients, 1 slices, split tune" in ended.out
     assert "SMITH" not in ended.out + out.read_text()
     found = load_tuned(out)
     for name in ("gaussian", "tv"):
