@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.io.derived import write_whole
-from medidiff.report import curves, plots
+from medidiff.report import curves, planes, plots
 from medidiff.report.folder import Results, read_results
 from medidiff.report.methods import paragraphs, subjects
 from medidiff.report.pictures import Shown, choose, pictures
@@ -76,7 +76,7 @@ def _content(results: Results, title: str, found: list[Table], text: list[str]) 
             ("Every patient", [*plots.distributions(results)]),
             ("Dose", [*plots.dose_responses(results)]),
             ("Agreement", [*plots.bland_altman(results)]),
-            ("Noise and resolution", [*curves.spectra(results), *curves.transfers(results)]),
+            ("Noise and resolution", [*curves.spectra(results), *planes.planes(results), *curves.transfers(results)]),
             ("Uncertainty", [*curves.calibrations(results)]),
         ]
     return {

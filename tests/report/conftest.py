@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medidiff.baselines.registry import BASELINES
 from medidiff.results.names import file_stem
 from medidiff.results.rows import CaseFacts, Curve, Row
 from medidiff.results.tables import write_curves, write_tables
@@ -54,6 +55,8 @@ class Folder:
         nps = [("NPS", spectrum), ("NPS reference", 150 * f * np.exp(-((f / 0.35) ** 2)))]
         made = [(name, f, y, "1/mm", "HU^2 mm^2", "all") for name, y in nps]
         made.append(("TTF rod 300", f, np.exp(-((f / 0.5) ** 2)), "1/mm", "1", "rod 300"))
+        axis = np.linspace(-0.5, 0.5, 8)
+        made.append(("NPS plane", axis, np.hypot(axis, axis[:, None]).ravel(), "1/mm", "HU^2 mm^2", "all"))
         if method == "ct":
             levels = np.arange(5.0, 100, 5)
             made.append(("calibration", levels, 0.95 * levels, "%", "%", "patient"))
@@ -75,7 +78,7 @@ class Folder:
     def _parameters(self, method: str) -> dict[str, Any]:
         if method == "ct":
             return {"mode": "quantitative", "strength": 100.0, "model": "ct", "model_sha256": "abc123def"}
-        return {"method": method, "mode": "quantitative", "strength": 90.0, "smoothing": 0.8}
+        return {"method": method, "mode": "quantitative", "strength": 90.0, "smoothing": BASELINES["nlm"].smoothing}
 
     def picture(self, case: str, method: str, rmse: float) -> None:
         y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
