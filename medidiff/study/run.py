@@ -160,8 +160,10 @@ def _alone(out: Path) -> Iterator[None]:
         except OSError:
             raise OutputError(f"{out}: another run is at work in this folder; wait for it, or stop it") from None
         try:
-            shutil.rmtree(out / WORK, ignore_errors=True)
-            _writing(out, (out / WORK).mkdir)
+            _writing(out, lambda: (out / WORK).mkdir(exist_ok=True))
+            for path in (out / WORK).iterdir():
+                if path.is_dir():  # of a task that was killed; what is worth computing once stays
+                    shutil.rmtree(path, ignore_errors=True)
             yield
         finally:
             shutil.rmtree(out / WORK, ignore_errors=True)

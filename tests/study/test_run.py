@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tracemalloc
 from collections.abc import Callable
@@ -87,6 +88,16 @@ def test_a_folder_of_others_is_left_alone(study_file: Write, tmp_path: Path) -> 
     with pytest.raises(OutputError, match="no study of medidiff"):
         run(make_plan(study_file()), overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.doc"]
+
+
+def test_two_runs_do_not_share_a_folder(study_file: Write, tmp_path: Path) -> None:
+    """While one is at work another is refused; a lock that a killed run left behind does not count."""
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another run is at work"):
+            run(make_plan(study_file()))
+    run(make_plan(study_file()))
 
 
 def test_workers_change_nothing(study_file: Write, tiny_model: Path, tmp_path: Path) -> None:
