@@ -41,7 +41,7 @@ def sentence(line: Line, settings: StatisticsSettings) -> str:
     """One comparison in one sentence."""
     where, n = _stratum(line), int(line["n"])
     if n == 1:
-        return f"{where}{_measured(line)} in the one patient there is; one patient allows no test and no interval."
+        return f"{where}{_measured(line)} in the one patient or phantom there is; one allows no test and no interval."
     figures = _figures(line, settings)
     if line["smallest_p"] > settings.alpha:
         return (
@@ -69,8 +69,7 @@ def _family(primary: Sequence[Line], baseline: str, settings: StatisticsSettings
     told = [
         f"Primary comparisons: {outcomes} of {methods} against {baseline} in {_many(strata, 'stratum', 'strata')} of "
         f"dose and group, by two-sided paired sign-flip tests (exact up to {EXACT_N} patients) at alpha = "
-        f"{settings.alpha:g}; Holm's correction is over the family of the {m} that have patients enough to be "
-        "significant at all; every other comparison is exploratory."
+        f"{settings.alpha:g}; {_corrected(m)}; every other comparison is exploratory."
     ]
     if m > 1 and least <= settings.alpha < m * least:
         told.append(
@@ -79,6 +78,14 @@ def _family(primary: Sequence[Line], baseline: str, settings: StatisticsSettings
             "the correction; declare fewer primary outcomes or add patients."
         )
     return told
+
+
+def _corrected(m: int) -> str:
+    """Over what Holm's correction is, of the `m` comparisons that can be significant."""
+    if m == 0:
+        return "none has patients enough to be significant at all, so there is nothing to correct for"
+    are = "comparison that has" if m == 1 else f"{m} comparisons that have"
+    return f"Holm's correction is over the family of the {are} patients enough to be significant at all"
 
 
 def _gaps(summary: pd.DataFrame, settings: StatisticsSettings) -> list[str]:
