@@ -366,7 +366,7 @@ def _strength(search: Search, method: str, numbers: Sequence[int], evaluations: 
         return value
 
     smoothing = golden(objective, low, high, evaluations)
-    near = (high / low) ** (2 * INVERSE_PHI ** (evaluations - 1))
+    near = (high / low) ** (1.01 * INVERSE_PHI**evaluations)  # the last point of a search that always went one way
     at_end = not low * near < smoothing < high / near
     return search.best(method, smoothing, numbers).model_copy(update={"at_end": at_end})
 

@@ -114,6 +114,15 @@ def test_what_is_found_is_written_and_read_back(manifest: Path) -> None:
     assert sorted(p.name for p in manifest.parent.glob("*tuned*")) == ["tuned.yaml"]
 
 
+@pytest.mark.parametrize(("low", "high", "expected"), [(0.2, 5.0, False), (3.0, 5.0, True), (0.01, 0.2, True)])
+def test_a_best_at_the_end_of_the_range_is_said(
+    low: float, high: float, expected: bool, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the error still falls at an end, the minimum lies beyond it."""
+    monkeypatch.setitem(BASELINES, "gaussian", replace(BASELINES["gaussian"], low=low, high=high))
+    assert run(manifest, evaluations=6).methods["gaussian"].overall.at_end is expected
+
+
 def test_the_same_search_finds_the_same(manifest: Path) -> None:
     one, two = run(manifest), run(manifest)
     assert one.model_copy(update={"created": ""}) == two.model_copy(update={"created": ""})

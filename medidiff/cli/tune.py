@@ -127,5 +127,11 @@ def _show(tuned: Tuned) -> None:
 
 
 def _cells(best: Best, unit: str) -> list[str]:
-    strength = "" if best.smoothing is None else f"{best.smoothing:g} {unit}{' (end)' if best.at_end else ''}"
-    return [strength, f"{best.rmse_input:.2f}", f"{best.rmse:.2f}", f"{best.alpha:g}", f"{best.rmse_blend:.2f}"]
+    strength = "" if best.smoothing is None else f"{best.smoothing:g}"
+    return [
+        " ".join(filter(None, (strength, unit, "(end)" if best.at_end else ""))),
+        f"{best.rmse_input:.2f}",
+        f"{best.rmse:.2f}",
+        f"{best.alpha:g}",
+        f"{best.rmse_blend:.2f}",
+    ]
