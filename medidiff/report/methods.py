@@ -172,6 +172,10 @@ def _in_brackets(parameters: Mapping[str, Any]) -> str:
     return f" ({told})" if told else ""
 
 
+def _dose(dose: float | None) -> str:
+    return "" if dose is None else f"{100 * dose:g} % dose"
+
+
 def tuned(parameters: Mapping[str, Any]) -> bool:
     """Whether a classical method ran with the strength that our search found."""
     baseline = BASELINES.get(parameters.get("method", ""))
@@ -212,7 +216,8 @@ def _range(name: str) -> str:
 def _statistics(results: Results) -> Iterator[str]:
     s = results.settings
     primary = listed(
-        f"{o.metric} ({', '.join(filter(None, [o.preset or 'every preset', o.region]))})" for o in s.primary
+        f"{o.metric} ({', '.join(filter(None, [o.preset or 'every preset', o.region, _dose(o.dose)]))})"
+        for o in s.primary
     )
     yield (
         "The patient is the unit of statistics: the cases of a patient at one dose and in one group were averaged, and "

@@ -59,6 +59,19 @@ def test_a_claim_says_everything_that_belongs_to_it() -> None:
     )
 
 
+def test_a_primary_outcome_may_be_limited_to_one_dose() -> None:
+    """Three doses and two methods make six comparisons of a bare outcome; declared for one dose, two are the family."""
+    random = np.random.default_rng(3)
+    base = random.normal(20, 4, 8)
+    values = {"nlm": base, "ours": base - 3, "tv": base + 2}
+    table = pd.concat([study(values, dose=dose) for dose in (0.5, 0.25, 0.1)])
+    assert set(analyse(table, FAST, "nlm").comparisons["family"]) == {6}
+    limited = StatisticsSettings(resamples=200, primary=(Outcome(metric="RMSE", preset="hu", dose=0.25),))
+    comparisons = analyse(table, limited, "nlm").comparisons
+    assert set(comparisons[comparisons["primary"]]["dose"]) == {0.25}
+    assert sorted(comparisons["family"]) == [0, 0, 0, 0, 2, 2]
+
+
 def test_four_patients_cannot_conclude_and_the_sentence_says_why() -> None:
     """The smallest possible p of four patients is 0.125; it counts in no family."""
     analysis = analyse(lowered(4), FAST, "nlm")
