@@ -9,6 +9,7 @@ once over all trials ("overall") and once for each group of them (a kernel at a 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,9 @@ import yaml
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.config import Settings, load_settings
+from medidiff.errors import UsageError
 from medidiff.io.derived import write_whole
+from medidiff.model import file_hash
 
 OBJECTIVE = "mean over patients of RMSE in HU"
 
@@ -76,6 +79,32 @@ def load_tuned(path: Path) -> dict[str, TunedMethod]:
     Raises UsageError where the file is not one that `medidiff tune` wrote.
     """
     return load_settings(Tuned, path).methods
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file says of one method; `source` names the file, its SHA-256, the split and the group of trials."""
+
+    smoothing: float | None
+    alpha: float
+    model_sha256: str | None
+    source: dict[str, str]
+
+
+def found_for(path: Path, method: str, group: str | None = None) -> Found:
+    """The best of a method over all trials, or over one group of them.
+
+    Raises UsageError where the file is not one that `medidiff tune` wrote, or holds no such method or group.
+    """
+    tuned = load_settings(Tuned, path)
+    if method not in tuned.methods:
+        raise UsageError(f"{path}: holds nothing for {method}, only for {', '.join(tuned.methods) or 'no method'}")
+    entry = tuned.methods[method]
+    if group is not None and group not in entry.groups:
+        raise UsageError(f"{path}: has no group '{group}' for {method}, only {', '.join(entry.groups) or 'none'}")
+    best = entry.overall if group is None else entry.groups[group]
+    source = {"file": path.name, "sha256": file_hash(path), "split": tuned.split, "group": group or "overall"}
+    return Found(best.smoothing, best.alpha, entry.model_sha256, source)
 
 
 def save_tuned(path: Path, tuned: Tuned) -> None:

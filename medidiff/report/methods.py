@@ -151,12 +151,24 @@ def _methods(results: Results) -> Iterator[str]:
             rest = {key: value for key, value in parameters.items() if key != "external"}
             yield f"Results of {method} were given as files; how they were made is not recorded{_in_brackets(rest)}."
         else:
-            yield f"{method}: {_what(parameters)}{_in_brackets(parameters)}."
-            if tuned(parameters):
+            rest = {key: value for key, value in parameters.items() if key != "tuned"}
+            yield f"{method}: {_what(parameters)}{_in_brackets(rest)}."
+            if source := parameters.get("tuned"):
+                yield _found_in(source)
+            elif tuned(parameters):
                 yield (
                     f"Its smoothing is the default of medidiff {_version(results)}: "
                     "strengths found on the tune split by medidiff tune."
                 )
+
+
+def _found_in(source: Mapping[str, Any]) -> str:
+    """Where a strength or blend that a study took from a file of `medidiff tune` comes from."""
+    trials = "all trials" if source["group"] == "overall" else f"the trials {source['group']}"
+    return (
+        f"Its {source['what']} was found by medidiff tune on {trials} of the split {source['split']} "
+        f"({source['file']}, SHA-256 {source['sha256']})."
+    )
 
 
 def _what(parameters: Mapping[str, Any]) -> str:

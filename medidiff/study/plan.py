@@ -25,6 +25,7 @@ from medidiff.evaluate.phantoms import PhantomCase
 from medidiff.evaluate.registry import MEASURES
 from medidiff.inference.methods import load_method
 from medidiff.inference.options import Options
+from medidiff.inference.tuned import found_for
 from medidiff.metrics.image import PRESETS
 from medidiff.results.rows import CaseFacts
 from medidiff.study import external
@@ -276,11 +277,22 @@ def _results(case: str, look: Look, methods: list[Method], faults: _Faults) -> I
 def _method(entry: MethodEntry, seed: int, faults: _Faults) -> Iterator[Method]:
     """The method of an entry; none, with a fault, where it cannot be used."""
     if entry.external is not None:
-        yield Method(entry.name, None, entry.external, entry.blend, {"external": True, "blend": entry.blend})
+        share = None if entry.blend is None else float(entry.blend)
+        yield Method(entry.name, None, entry.external, share, {"external": True, "blend": share})
         return
     with faults.of(f"methods: {entry.name}"):
-        options = entry.options(seed)
-        yield Method(entry.name, options, None, None, load_method(options).parameters)
+        ready = load_method(entry.options(seed))
+        if entry.tuned is None:
+            yield Method(entry.name, entry.options(seed), None, None, ready.parameters)
+            return
+        found = found_for(entry.tuned, ready.name, entry.tuned_group)
+        if found.model_sha256 != ready.sha256:
+            raise UsageError(f"{entry.tuned}: was made with another version of model {ready.name}: tune it again")
+        if found.smoothing is None and not entry.is_model:
+            raise UsageError(f"{entry.tuned}: holds no strength for {ready.name}: give smoothing instead")
+        options = entry.options(seed, found)
+        source = found.source | {"what": " and ".join(entry.from_tuned)}
+        yield Method(entry.name, options, None, None, load_method(options).parameters | {"tuned": source})
 
 
 def _check_units(study: Study, cases: Iterable[Case], methods: tuple[Method, ...], faults: _Faults) -> None:

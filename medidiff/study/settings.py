@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,7 +17,8 @@ from medidiff.data.manifest import Split
 from medidiff.errors import UsageError
 from medidiff.evaluate.phantoms import I0
 from medidiff.evaluate.view import ReferenceNoise
-from medidiff.inference.options import Options
+from medidiff.inference.options import MODEL, Options
+from medidiff.inference.tuned import Found
 from medidiff.physics.ct import KERNELS
 from medidiff.statistics.settings import StatisticsSettings
 
@@ -131,24 +132,39 @@ class Entry(Settings):
 class MethodEntry(BaseModel):
     """One item of `methods`: options of `medidiff reconstruct`, or a folder of results made elsewhere.
 
-    blend   share of the input that is put back: x_hat + blend (y - x_hat)
+    blend         share of the input that is put back: x_hat + blend (y - x_hat); "tuned": as found by `medidiff tune`
+    tuned         file of `medidiff tune` that the strength of a classical method, or the blend, is taken from
+    tuned_group   the group of its trials to take them from, e.g. "smooth 0.25"; all trials where there is none
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: Name
     external: Path | None = None
-    blend: float | None = Field(default=None, ge=0, le=1)
+    blend: Annotated[float, Field(ge=0, le=1)] | Literal["tuned"] | None = None
+    tuned: Path | None = None
+    tuned_group: str | None = None
+
+    @property
+    def is_model(self) -> bool:
+        return (self.model_extra or {}).get("method", MODEL) == MODEL
+
+    @property
+    def from_tuned(self) -> list[str]:
+        """What is taken from the file."""
+        return [*([] if self.is_model else ["smoothing"]), *(["blend"] if self.blend == "tuned" else [])]
 
     @model_validator(mode="after")
     def _known(self) -> MethodEntry:
         given = set(self.model_extra or {})
         if unknown := sorted(given - OF_METHODS):
             raise ValueError(f"unknown: {', '.join(unknown)}")
-        if self.external and given:
-            raise ValueError(f"results made elsewhere have no {', '.join(sorted(given))}: leave it out")
+        if self.external and (given or self.tuned):
+            unused = sorted(given | ({"tuned"} if self.tuned else set()))
+            raise ValueError(f"results made elsewhere have no {', '.join(unused)}: leave it out")
         if self.blend is not None and "strength" in given:
             raise ValueError("blend and strength are one thing (blend 0.3 is strength 70): give one of them")
+        self._check_tuned(given)
         if not self.external:
             try:
                 self.options(0)
@@ -156,11 +172,26 @@ class MethodEntry(BaseModel):
                 raise ValueError(str(error)) from None
         return self
 
-    def options(self, seed: int) -> Options:
-        """As for `medidiff reconstruct`; `seed` where the entry names none and the method draws."""
+    def _check_tuned(self, given: set[str]) -> None:
+        if self.tuned is None:
+            if self.tuned_group is not None or self.blend == "tuned":
+                raise ValueError("needs a file of medidiff tune: give tuned, e.g. pipelines/tuned_ct.yaml")
+        elif "smoothing" in given:
+            raise ValueError("smoothing and tuned both give the strength: leave one of them out")
+        elif self.is_model and self.blend != "tuned":
+            raise ValueError("a model has no strength to take from a tuned file, only a blend: add blend: tuned")
+
+    def options(self, seed: int, found: Found | None = None) -> Options:
+        """As for `medidiff reconstruct`; `seed` where the entry names none and the method draws.
+
+        `found` is what `tuned` holds for the method.
+        """
         values: dict[str, Any] = dict(self.model_extra or {})
-        if self.blend is not None:
-            values["strength"] = 100 * (1 - self.blend)
+        blend = (found.alpha if found else None) if self.blend == "tuned" else self.blend
+        if blend is not None:
+            values["strength"] = 100 * (1 - blend)
+        if found is not None and found.smoothing is not None:
+            values["smoothing"] = found.smoothing
         options = Options.of(**values)
         if options.seed is None and "seed" in options.parameters():
             options = Options.of(**values, seed=seed)

@@ -87,6 +87,19 @@ def test_the_methods_paragraph_names_every_setting(folder: Any) -> None:
     assert "strengths found on the tune split by medidiff tune" in text
 
 
+def test_a_strength_from_a_tuned_file_is_said_to_be(folder: Any) -> None:
+    """The file, its hash, the split and the group, in place of medidiff's own default."""
+    made = folder(patients=2)
+    record = made.record()
+    source = {"file": "tuned.yaml", "sha256": "cafe", "split": "tune", "group": "smooth 0.25", "what": "smoothing"}
+    record["methods"]["nlm"]["tuned"] = source
+    made.write(record=record, curves=False, pictures=False)
+    text = "\n".join(paragraphs(read_results(made.path)))
+    told = "smoothing was found by medidiff tune on the trials smooth 0.25 of the split tune (tuned.yaml, SHA-256 cafe)"
+    assert told in text
+    assert "is the default" not in text
+
+
 def test_only_our_own_default_counts_as_tuned() -> None:
     """A strength that somebody chose is not said to be tuned, and a model has none."""
     from medidiff.baselines.registry import BASELINES

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from medidiff.errors import UsageError
+from medidiff.inference.tuned import Best, Tuned, TunedMethod, save_tuned
+from medidiff.model import file_hash, load
 from medidiff.study.plan import make_plan
 
 Write = Callable[..., Path]
@@ -89,3 +91,60 @@ def test_masks_must_lie_on_the_scan(study_file: Write, tmp_path: Path, write_nif
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"a\.nii: not the grid.*empty has no file for any case"):
         make_plan(study_file(regions={"masks": {"liver": "masks", "empty": "empty"}}))
+
+
+def write_tuned(path: Path, **methods: TunedMethod) -> Path:
+    common = {"created": "2026", "manifest": "list.csv", "manifest_sha256": "0", "settings": {}}
+    save_tuned(path, Tuned(**common, methods=methods))
+    return path
+
+
+def best(smoothing: float | None, alpha: float) -> Best:
+    return Best(patients=1, slices=1, smoothing=smoothing, rmse_input=9, rmse=5, alpha=alpha, rmse_blend=5)
+
+
+def test_strength_and_blend_come_from_a_tuned_file(study_file: Write, tmp_path: Path, tiny_model: Path) -> None:
+    """Overall or of one group; what a method is says which file, and a file that changes gives another key."""
+    gaussian = TunedMethod(evaluations=9, unit="pixels", overall=best(1.5, 0.25), groups={"smooth 0.25": best(0.5, 0)})
+    sha = load(tiny_model).sha256
+    learned = TunedMethod(evaluations=1, model_sha256=sha, overall=best(None, 0.4), groups={})
+    file = write_tuned(tmp_path / "tuned.yaml", gaussian=gaussian, tiny=learned)
+    entry = {"method": "gaussian", "tuned": str(file)}
+    methods = [
+        {"name": "overall", **entry},
+        {"name": "group", **entry, "tuned_group": "smooth 0.25"},
+        {"name": "blended", **entry, "blend": "tuned"},
+        {"name": "model", "model": str(tiny_model), "tuned": str(file), "blend": "tuned"},
+    ]
+    plan = make_plan(study_file(methods=methods))
+    options = [method.options for method in plan.methods]
+    assert [(o.smoothing, o.strength) for o in options if o] == [(1.5, 100), (0.5, 100), (1.5, 75), (None, 60)]
+    assert plan.methods[1].parameters["tuned"] == {
+        "file": "tuned.yaml", "sha256": file_hash(file), "split": "tune", "group": "smooth 0.25", "what": "smoothing",
+    }  # fmt: skip
+    before = plan.key(plan.cases[0], plan.methods[0])
+    write_tuned(file, gaussian=gaussian.model_copy(update={"overall": best(1.4, 0)}), tiny=learned)
+    after = make_plan(study_file(methods=methods))
+    assert after.key(after.cases[0], after.methods[0]) != before
+
+
+def test_tuned_files_that_do_not_fit_are_faults(study_file: Write, tmp_path: Path, tiny_model: Path) -> None:
+    """No file, no such method, no such group, another version of the model, and settings that contradict."""
+    gaussian = TunedMethod(evaluations=9, unit="pixels", overall=best(1.5, 0.25), groups={"smooth 0.25": best(0.5, 0)})
+    other = TunedMethod(evaluations=1, model_sha256="another", overall=best(None, 0.4), groups={})
+    file = str(write_tuned(tmp_path / "tuned.yaml", gaussian=gaussian, tiny=other))
+    methods = [
+        {"name": "m1", "method": "gaussian", "tuned": str(tmp_path / "nowhere.yaml")},
+        {"name": "m2", "method": "nlm", "tuned": file},
+        {"name": "m3", "method": "gaussian", "tuned": file, "tuned_group": "sharp 0.9"},
+        {"name": "m4", "model": str(tiny_model), "tuned": file, "blend": "tuned"},
+        {"name": "m5", "method": "gaussian", "tuned": file, "smoothing": 2},
+        {"name": "m6", "method": "gaussian", "blend": "tuned"},
+        {"name": "m7", "model": "ct", "tuned": file},
+    ]
+    with pytest.raises(UsageError) as error:
+        make_plan(study_file(methods=methods, colour="red"))
+    for fault in ("colour: unknown key", "nowhere.yaml: no such settings file", "holds nothing for nlm, only for",
+                  "no group 'sharp 0.9' for gaussian, only smooth 0.25", "another version of model tiny",
+                  "smoothing and tuned both", "needs a file of medidiff tune", "a model has no strength"):  # fmt: skip
+        assert fault in str(error.value), str(error.value)
