@@ -53,7 +53,7 @@ def main_outcomes(results: Results) -> list[Outcome]:
         o
         for wanted in results.settings.primary
         for o in found
-        if wanted.names({"metric": o.metric, "preset": o.preset, "region": o.region})
+        if wanted.measures(o.metric, o.preset, o.region)
     ]
     whole = [outcome for outcome in found if outcome.region == "all"]
     usual = [_windowed([o for o in whole if o.metric == m], results) for m in ("RMSE", "PSNR", "SSIM", "bias")]

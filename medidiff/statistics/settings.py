@@ -65,10 +65,11 @@ class Outcome(Settings):
 
     def names(self, facts: Mapping[str, Any]) -> bool:
         """Whether a line of results is of this outcome."""
-        preset = facts["preset"] if self.preset is None else self.preset
-        if self.dose is not None and facts["dose"] != self.dose:
-            return False
-        return (self.metric, preset, self.region) == (facts["metric"], facts["preset"], facts["region"])
+        return self.measures(facts["metric"], facts["preset"], facts["region"]) and self.dose in (None, facts["dose"])
+
+    def measures(self, metric: str, preset: str, region: str) -> bool:
+        """Whether it is of this outcome at one dose or another."""
+        return (self.metric, self.preset or preset, self.region) == (metric, preset, region)
 
 
 class StatisticsSettings(Settings):
