@@ -31,6 +31,7 @@ class Baseline:
 
     smoothing   default strength, in `unit`; None for a method that has none
     low, high   range that is searched; users may ask for 0 (no change) to `high`
+    units       that images may have; what rests on the noise of CT is for HU alone
     require     raises UsageError where a package that the method needs is absent
     """
 
@@ -41,14 +42,15 @@ class Baseline:
     low: float
     high: float
     unit: str
+    units: tuple[str, ...] = ("HU",)
     require: Callable[[], None] = _nothing
 
 
 BASELINES: dict[str, Baseline] = {
-    "identity": Baseline(identity, "no change", "the scan itself", None, 0.0, 0.0, ""),
-    "gaussian": Baseline(gaussian, "Gaussian filter", "convolution", 0.7324, 0.2, 5.0, "pixels"),
+    "identity": Baseline(identity, "no change", "the scan itself", None, 0.0, 0.0, "", ("HU", "SUV")),
+    "gaussian": Baseline(gaussian, "Gaussian filter", "convolution", 0.7324, 0.2, 5.0, "pixels", ("HU", "SUV")),
     "bilateral": Baseline(bilateral, "bilateral filter", "Tomasi and Manduchi 1998", 6.302, 0.5, 20.0, NOISE_LEVELS),
     "nlm": Baseline(non_local_means, "non-local means", "Buades et al. 2005", 1.352, 0.1, 5.0, NOISE_LEVELS),
     "tv": Baseline(total_variation, "total variation", "Rudin et al. 1992", 1.031, 0.1, 10.0, NOISE_LEVELS),
-    "bm3d": Baseline(block_matching, "BM3D", "Dabov et al. 2007", 2.278, 0.2, 5.0, NOISE_LEVELS, require_bm3d),
+    "bm3d": Baseline(block_matching, "BM3D", "Dabov et al. 2007", 2.278, 0.2, 5.0, NOISE_LEVELS, require=require_bm3d),
 }

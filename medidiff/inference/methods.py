@@ -166,8 +166,11 @@ class Classical:
         return Derivation(description, f"medidiff {self.name}", CLASSICAL_CODE, is_ai=False, classical=self.name)
 
     def require(self, unit: str) -> None:
-        if unit != "HU":
-            raise UnitError(f"method '{self.name}' works on HU, the data are in {unit}: choose a model made for {unit}")
+        if unit not in self.baseline.units:
+            made_for = " and ".join(self.baseline.units)
+            raise UnitError(
+                f"method '{self.name}' works on {made_for}, the data are in {unit}: choose a model made for {unit}"
+            )
 
     def require_modality(self, modality: str) -> None:
         if modality != "CT":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medidiff.errors import InputError
 from medidiff.study.inputs import aligned, one_scan
+from medidiff.units import Unit
 from medidiff.volume import SliceSource
 
 ENDINGS = ("", ".nii.gz", ".nii", ".dcm")
@@ -21,9 +22,9 @@ def find_result(folder: Path, case: str) -> Path:
 
 def open_result(path: Path, scan: SliceSource) -> SliceSource:
     """The slices of a result on the grid of the scan; raises GeometryError or UnitError for another one."""
-    return aligned(one_scan(path).open(), scan, path)
+    return aligned(one_scan(path, unit=scan.unit).open(), scan, path)
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, unit: Unit = "HU") -> str:
     """Changes when the result does."""
-    return one_scan(path).fingerprint
+    return one_scan(path, unit=unit).fingerprint

@@ -20,9 +20,10 @@ from pydantic import TypeAdapter
 from medidiff.errors import GeometryError, InputError, UnitError
 from medidiff.evaluate.phantoms import PhantomCase
 from medidiff.evaluate.view import Feature, ReferenceNoise
-from medidiff.inference.cases import Case, DicomCase, find_cases
+from medidiff.inference.cases import Case, DicomCase, NiftiCase, find_cases
 from medidiff.io.derived import write_whole
-from medidiff.io.nifti import NiftiSource, on_grid
+from medidiff.io.nifti import NiftiSource, is_nifti_name, on_grid, open_nifti
+from medidiff.model import file_hash
 from medidiff.physics.ct import KERNELS
 from medidiff.simulate import Acquisition, Calibration, LowDose, LowDoseSource, calibrate, z_weights
 from medidiff.units import Unit
@@ -79,7 +80,7 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class PairedCase:
-    """Two acquisitions, or an acquisition and the truth."""
+    """Two acquisitions, or an acquisition and the truth; `features` are the known objects of a phantom."""
 
     scan: Path
     reference: Path
@@ -87,9 +88,13 @@ class PairedCase:
     dose: float | None = None
     reference_noise: ReferenceNoise = "independent"
     allow_gaps: bool = False
+    unit: Unit = "HU"
+    features: tuple[Feature, ...] = ()
 
     def decides(self) -> dict[str, Any]:
-        return {"kind": "paired", "truth": self.truth is not None, "reference_noise": self.reference_noise}
+        known = [asdict(feature) for feature in self.features]
+        facts = {"truth": self.truth is not None, "reference_noise": self.reference_noise, "unit": self.unit}
+        return {"kind": "paired", **facts, **({"features": known} if known else {})}
 
     def look(self) -> Look:
         inputs, cases = self._open()
@@ -101,11 +106,12 @@ class PairedCase:
 
     def _open(self) -> tuple[Inputs, list[Case]]:
         paths = [self.scan, self.reference, *([self.truth] if self.truth else [])]
-        cases = [one_scan(path, self.allow_gaps) for path in paths]
+        cases = [one_scan(path, self.allow_gaps, self.unit) for path in paths]
         scan, *others = (case.open() for case in cases)
         others = [aligned(other, scan, path) for other, path in zip(others, paths[1:], strict=True)]
         truth = others[0] if self.reference_noise == "none" else None
-        return Inputs(scan, others[0], others[1] if self.truth else truth, cases[0].identity), cases
+        truth = others[1] if self.truth else truth
+        return Inputs(scan, others[0], truth, cases[0].identity, self.features), cases
 
 
 @dataclass(frozen=True)
@@ -187,8 +193,17 @@ class DrawnCase:
         return Inputs(drawn.scan, reference, truth, identity, drawn.features, asdict(drawn))
 
 
-def one_scan(path: Path, allow_gaps: bool = False) -> Case:
-    """The only scan of a path; raises InputError where there is none, or more than one."""
+def one_scan(path: Path, allow_gaps: bool = False, unit: Unit = "HU") -> Case:
+    """The only scan of a path; raises InputError where there is none, or more than one.
+
+    DICOM is CT in HU, so that any other unit is that of a NIfTI file.
+    """
+    if unit != "HU":
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        if not is_nifti_name(path):
+            raise InputError(f"{path}: expected a NIfTI file in {unit}, found something else; convert it first")
+        return NiftiCase(open_nifti(path, unit), file_hash(path), modality="PT")
     found = find_cases(path, allow_gaps=allow_gaps)
     if len(found.cases) != 1:
         raise InputError(f"{path}: holds {len(found.cases)} CT series, expected one; name the folder of one series")
@@ -249,9 +264,14 @@ def middle(source: SliceSource, wanted: int | None) -> SliceSource:
 
 
 def middle_of(inputs: Inputs, wanted: int) -> Inputs:
-    """`middle` of every source of a case."""
+    """`middle` of every source of a case; its features keep their places."""
     truth = None if inputs.truth is None else middle(inputs.truth, wanted)
-    return replace(inputs, scan=middle(inputs.scan, wanted), reference=middle(inputs.reference, wanted), truth=truth)
+    scan = middle(inputs.scan, wanted)
+    first = scan.first if isinstance(scan, Middle) else 0
+    features = tuple(
+        f if f.slices is None else replace(f, slices=tuple(k - first for k in f.slices)) for f in inputs.features
+    )
+    return replace(inputs, scan=scan, reference=middle(inputs.reference, wanted), truth=truth, features=features)
 
 
 def _sha256(text: str) -> str:

@@ -18,20 +18,24 @@ from typing import Any
 import numpy as np
 
 from medidiff import __version__
+from medidiff.baselines import BASELINES
 from medidiff.data.manifest import read_manifest
 from medidiff.errors import MedidiffError, UsageError
 from medidiff.evaluate.journal import work_key
 from medidiff.evaluate.phantoms import PhantomCase
 from medidiff.evaluate.registry import MEASURES
+from medidiff.evaluate.view import Feature
 from medidiff.inference.methods import load_method
-from medidiff.inference.options import Options
+from medidiff.inference.options import MODEL, Options
 from medidiff.inference.tuned import found_for
-from medidiff.metrics.image import PRESETS
+from medidiff.metrics.preset import PRESETS, WHOLE_RANGE
+from medidiff.physics.ellipses import Ellipse
 from medidiff.results.rows import CaseFacts
 from medidiff.study import external
 from medidiff.study.inputs import DrawnCase, Kind, Look, PairedCase, SimulatedCase
 from medidiff.study.regions import NO_REGIONS, RegionFiles, region_files
-from medidiff.study.settings import Entry, Labels, Manifest, MethodEntry, Simulation, Study, read_study
+from medidiff.study.settings import Entry, Labels, Manifest, MethodEntry, Nema, Simulation, Study, read_study
+from medidiff.units import Unit
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Case:
     kind: Kind
     group: str = ""
     kernel: str = ""
-    unit: str = "HU"
+    unit: Unit = "HU"
     n_slices: int = 0
     pixels: int = 0
     regions: RegionFiles = NO_REGIONS
@@ -144,7 +148,10 @@ def _plan(study: Study, faults: _Faults, tick: Callable[[int, int], None] | None
         looked[case.name] = _looked_at(case, looked, study, methods, faults)
         if tick is not None:
             tick(done, len(cases))
-    _check_units(study, looked.values(), methods, faults)
+    units = sorted({case.unit for case in looked.values() if case.n_slices})
+    if "presets" not in study.model_fields_set and units and "HU" not in units:
+        study = study.model_copy(update={"presets": tuple(WHOLE_RANGE[unit] for unit in units)})
+    _check_units(study, units, methods, faults)
     _check_regions(study, looked.values(), faults)
     return Plan(study, tuple(looked.values()), methods, _baseline(study, methods, faults))
 
@@ -203,11 +210,9 @@ def _expanded(entry: Entry, study: Study) -> Iterator[tuple[Labels, list[Kind]]]
     root = study.data_root
     if (paired := entry.paired) is not None:
         truth = None if paired.truth is None else root / paired.truth
-        noise = paired.reference_noise
-        yield (
-            paired,
-            [PairedCase(root / paired.scan, root / paired.reference, truth, paired.dose, noise, paired.allow_gaps)],
-        )
+        chosen = paired.model_dump(include={"dose", "reference_noise", "allow_gaps", "unit"})
+        known = () if paired.nema is None else _features(paired.nema)
+        yield paired, [PairedCase(root / paired.scan, root / paired.reference, truth, features=known, **chosen)]
     if (full := entry.simulate) is not None:
         yield full, _simulated(root / full.full, full.doses, full, study.seed, full.allow_gaps)
     if (drawn := entry.phantom) is not None:
@@ -215,6 +220,19 @@ def _expanded(entry: Entry, study: Study) -> Iterator[tuple[Labels, list[Kind]]]
         yield drawn, [DrawnCase(PhantomCase(dose=dose, seed=study.seed, **settings)) for dose in drawn.doses]
     if entry.manifest is not None:
         yield from _listed(entry.manifest, study)
+
+
+def _features(nema: Nema) -> tuple[Feature, ...]:
+    """Spheres and background places as measures know them; the size of a background disc is each sphere's."""
+    spheres = [
+        Feature(Ellipse(s.diameter_mm / 2, s.diameter_mm / 2, s.ratio, s.x_mm, s.y_mm), "sphere", s.name, (s.slice,))
+        for s in nema.spheres
+    ]
+    places = [
+        Feature(Ellipse(0.0, 0.0, 1.0, x, y), "background", f"background {k}", nema.background_slices)
+        for k, (x, y) in enumerate(nema.background, 1)
+    ]
+    return (*spheres, *places)
 
 
 def _simulated(full: Path, doses: Iterable[float], how: Simulation, seed: int, allow_gaps: bool = False) -> list[Kind]:
@@ -268,7 +286,7 @@ def _results(case: str, look: Look, methods: list[Method], faults: _Faults) -> I
         with faults.of(f"{case}: {method.name}"):
             path = external.find_result(method.external, case)
             external.open_result(path, look.scan)
-            yield Result(method.name, path, external.fingerprint(path))
+            yield Result(method.name, path, external.fingerprint(path, look.scan.unit))
 
 
 # ---------------------------------------------------------------- methods and regions
@@ -295,14 +313,26 @@ def _method(entry: MethodEntry, seed: int, faults: _Faults) -> Iterator[Method]:
         yield Method(entry.name, options, None, None, load_method(options).parameters | {"tuned": source})
 
 
-def _check_units(study: Study, cases: Iterable[Case], methods: tuple[Method, ...], faults: _Faults) -> None:
-    for unit in sorted({case.unit for case in cases if case.n_slices}):
-        if foreign := [name for name in study.presets if name in PRESETS and PRESETS[name].unit != unit]:
-            faults.append(f"presets: {', '.join(foreign)} is not for {unit}, the unit of the scans")
+def _check_units(study: Study, units: list[Unit], methods: tuple[Method, ...], faults: _Faults) -> None:
+    """Every preset is for a unit of the scans and every unit has one; methods work on all units."""
+    found = " and ".join(units)
+    if foreign := [name for name in study.presets if name in PRESETS and PRESETS[name].unit not in units and units]:
+        faults.append(f"presets: {', '.join(foreign)} is not for {found}, the unit of the scans")
+    for unit in units:
+        if not any(PRESETS[name].unit == unit for name in study.presets if name in PRESETS):
+            faults.append(f"presets: none is for {unit}, the unit of some scans: add {WHOLE_RANGE[unit]}")
         for method in methods:
             if method.options is not None:
                 with faults.of(f"methods: {method.name}"):
                     load_method(method.options).require(unit)
+                    _require_strength(method.options, unit)
+
+
+def _require_strength(options: Options, unit: Unit) -> None:
+    """Raise UsageError where a strength would be that of another modality."""
+    default = None if options.method == MODEL else BASELINES[options.method].smoothing
+    if unit != "HU" and options.smoothing is None and default is not None:
+        raise UsageError(f"its default strength was found on CT: give smoothing for {unit}")
 
 
 def _check_regions(study: Study, cases: Iterable[Case], faults: _Faults) -> None:

@@ -21,6 +21,7 @@ from medidiff.inference.options import MODEL, Options
 from medidiff.inference.tuned import Found
 from medidiff.physics.ct import KERNELS
 from medidiff.statistics.settings import StatisticsSettings
+from medidiff.units import Unit
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+=@]|-(?!-))*")  # "--" parts case and method in file names
 OF_METHODS = {
@@ -46,12 +47,40 @@ class Labels(Settings):
     group: str | None = None
 
 
+class Sphere(Settings):
+    """A sphere of a NEMA phantom: its centre in mm from the middle of the image, x along columns and y along rows.
+
+    slice   that the centre lies in, counted from 0
+    ratio   of its activity to the background's
+    """
+
+    name: Name
+    x_mm: float
+    y_mm: float
+    slice: int = Field(ge=0)
+    diameter_mm: float = Field(gt=0)
+    ratio: float = Field(ge=0)
+
+
+class Nema(Settings):
+    """What NEMA NU 2 measures at: spheres, and the centres (x, y) in mm of background discs in some slices."""
+
+    spheres: tuple[Sphere, ...] = Field(min_length=1)
+    background: tuple[tuple[float, float], ...] = Field(min_length=2)
+    background_slices: tuple[int, ...] = Field(min_length=1)
+
+
 class Paired(Labels):
-    """A low-dose scan, what it is compared with, and, where it is known, the noise-free truth."""
+    """A low-dose scan, what it is compared with, and, where it is known, the noise-free truth.
+
+    unit   of NIfTI files: HU, or SUV for PET
+    """
 
     scan: Path
     reference: Path
     truth: Path | None = None
+    unit: Unit = "HU"
+    nema: Nema | None = None
     dose: float | None = Field(default=None, gt=0)
     reference_noise: ReferenceNoise = "independent"
     allow_gaps: bool = False

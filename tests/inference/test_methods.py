@@ -98,7 +98,7 @@ def test_another_unit_or_modality_is_refused(chosen: dict[str, Any]) -> None:
     method = load_method(Options.of(**chosen))
     method.require("HU")
     method.require_modality("CT")
-    with pytest.raises(UnitError, match="works on HU, the data are in BQML"):
+    with pytest.raises(UnitError, match=r"works on HU( and SUV)?, the data are in BQML"):
         method.require("BQML")
     with pytest.raises(ModelError, match="for CT, the series is PT"):
         method.require_modality("PT")
