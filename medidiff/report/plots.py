@@ -237,7 +237,7 @@ def _label(outcome: Outcome) -> str:
 
 
 def _omitted(count: int) -> str:
-    return f" {many(count, 'further panel is', 'further panels are')} left out; statistics.csv has their numbers." * (
+    return f" {many(count, 'further panel is', 'further panels are')} left out; agreement.csv has their numbers." * (
         count > 0
     )
 
