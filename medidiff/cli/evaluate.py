@@ -15,7 +15,7 @@ from rich.table import Table
 
 from medidiff import DISCLAIMER
 from medidiff.cli.bar import Bar
-from medidiff.errors import MedidiffError, PartialFailure
+from medidiff.errors import PartialFailure
 
 if TYPE_CHECKING:
     from medidiff.evaluate.folder import Outcome
@@ -130,10 +130,8 @@ def _report(outcome: Outcome) -> None:
     """The page is drawn from the tables; where it cannot be, they stay."""
     from medidiff.report import build
 
-    try:
+    with outcome.noting("report"):
         build(outcome.folder)
-    except (MedidiffError, OSError) as error:
-        outcome.failures.append(("all", "report", str(error)))
 
 
 def _show(outcome: Outcome) -> None:

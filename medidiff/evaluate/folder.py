@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from typing import Any, get_args
 from medidiff import __version__
 from medidiff.errors import InputError, MedidiffError, OutputError, UsageError
 from medidiff.evaluate import output
+from medidiff.evaluate.claim import EVALUATION, claim
 from medidiff.evaluate.engine import context_of, look, show
 from medidiff.evaluate.journal import Entry, Journal, work_key
 from medidiff.evaluate.masks import MaskFile, find_masks, masks_of, open_masks
@@ -29,9 +31,8 @@ from medidiff.evaluate.view import ReferenceNoise
 from medidiff.io.nifti import is_nifti_name
 from medidiff.metrics.image import PRESETS
 from medidiff.progress import Progress, silent
-from medidiff.results.names import file_stem
+from medidiff.results.names import RECORD, file_stem
 from medidiff.results.rows import CaseFacts, Row
-from medidiff.results.tables import read_tables, write_curves, write_statistics, write_tables
 from medidiff.units import Unit
 from medidiff.volume import SliceSource
 
@@ -132,6 +133,10 @@ class Outcome:
     sentences: list[str] = field(default_factory=list)
     measured: int = 0
 
+    def noting(self, what: str) -> AbstractContextManager[None]:
+        """What fails inside is one of the failures, and the rest is written."""
+        return output.noting(lambda why: self.failures.append(("all", what, why)))
+
 
 def named(candidates: Sequence[str]) -> dict[str, Path]:
     """`[NAME=]PATH` as name -> path; a path without a name is called by its last part. Raises UsageError."""
@@ -182,9 +187,9 @@ def evaluate(asked: Plan, out: Path, *, overwrite: bool = False, progress: Progr
     Failures of single cases are in the outcome. Raises OutputError for a folder that is not to be written, and
     InputError where every case failed.
     """
-    output.claim(out, asked.identity, overwrite=overwrite)
+    claim(out, asked.identity, overwrite=overwrite)
     outcome, journal = Outcome(out, warnings=list(asked.warnings)), Journal(out)
-    output.record(out, "unfinished", asked.identity, _about(asked))
+    output.record(out, _provenance(asked, "unfinished"))
     _measure(asked, journal, outcome, progress)
     entries = _finished(asked, journal)
     if not entries:
@@ -335,31 +340,22 @@ def _write(asked: Plan, entries: Sequence[Entry], outcome: Outcome) -> None:
     out, facts = outcome.folder, {case.name: case.facts for case in asked.cases}
     outcome.rows = [row for entry in entries for row in entry.rows]
     outcome.cases = list({entry.case: facts[entry.case] for entry in entries}.values())
-    steps: dict[str, Callable[[], object]] = {
-        "tables": lambda: write_tables(out, outcome.rows, outcome.cases),
-        "curves": lambda: write_curves(out, [curve for entry in entries for curve in entry.curves]),
-        "statistics": lambda: outcome.sentences.extend(_statistics(out, entries[0].method)),
-        output.RECORD: lambda: _record(asked, entries, outcome),
-    }
-    for what, step in steps.items():
-        try:
-            step()
-        except (MedidiffError, OSError) as error:
-            outcome.failures.append(("all", what, str(error)))
+    with outcome.noting("tables"):
+        output.tabulate(out, entries, outcome.cases)
+    with outcome.noting("statistics"):
+        outcome.sentences += output.conclude(out, entries[0].method)
+    with outcome.noting(RECORD):
+        status = "failed" if outcome.failures else "finished"
+        output.record(out, _provenance(asked, status, entries, outcome.failures))
 
 
-def _record(asked: Plan, entries: Sequence[Entry], outcome: Outcome) -> None:
-    failures = [f"{case}, {method}: {_private(why, asked.evaluation)}" for case, method, why in outcome.failures]
-    status = "failed" if failures else "finished"
-    output.record(outcome.folder, status, asked.identity, _about(asked), entries, failures)
-
-
-def _statistics(out: Path, baseline: str) -> list[str]:
-    from medidiff.statistics import StatisticsSettings, analyse
-
-    analysis = analyse(read_tables(out)[0], StatisticsSettings.model_validate({}), baseline)
-    write_statistics(out, analysis)
-    return list(analysis.sentences)
+def _provenance(
+    asked: Plan, status: str, entries: Sequence[Entry] = (), failures: Sequence[tuple[str, str, str]] = ()
+) -> dict[str, Any]:
+    evaluation = asked.evaluation
+    paths = (evaluation.reference, *evaluation.paths.values(), *filter(None, [evaluation.mask]))
+    said = [f"{case}, {method}: {output.without_paths(why, paths)}" for case, method, why in failures]
+    return output.provenance(EVALUATION, status, asked.identity, _about(asked), entries, said)
 
 
 def _about(asked: Plan) -> dict[str, Any]:
@@ -373,12 +369,5 @@ def _about(asked: Plan) -> dict[str, Any]:
         "baseline": next(iter(evaluation.candidates)),
         "methods": made_by,
         "warnings": list(asked.warnings),
+        "seeds": {"evaluation": 0},
     }
-
-
-def _private(sentence: str, asked: Evaluation) -> str:
-    """A sentence without the paths in it."""
-    roots = {str(path) for path in (asked.reference, *asked.paths.values(), *filter(None, [asked.mask]))}
-    for root in sorted(roots, key=len, reverse=True):
-        sentence = re.sub(re.escape(root) + r".*?(?=: |; |$)", "a file", sentence)
-    return sentence

@@ -1,7 +1,9 @@
-"""The folder of an evaluation: whose it is, what was asked and how it ended (study.json), and what is ours in it.
+"""What evaluations and studies write beside their journals: tables, conclusions, and study.json.
 
-A folder is continued or overwritten only if its study.json says that an evaluation wrote it, and only files that an
-evaluation writes are ever removed. No path, identifier or name from a header is written, but what the user named.
+    study.json    whose folder this is (format, identity), what was asked, and how it ended
+
+No path, identifier or name from a header is written, but what the user named. What fails is noted, and the rest is
+written: the numbers themselves are safe in the journal.
 """
 
 from __future__ import annotations
@@ -10,100 +12,124 @@ import json
 import os
 import platform
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medidiff import DISCLAIMER, __version__
-from medidiff.errors import OutputError
-from medidiff.evaluate import journal, pictures
+from medidiff.errors import MedidiffError, OutputError
+from medidiff.evaluate.journal import Entry
 from medidiff.io.derived import write_whole
+from medidiff.results.names import RECORD
+from medidiff.results.rows import CaseFacts
+from medidiff.results.tables import read_tables, write_curves, write_statistics, write_tables
 
-FORMAT, RECORD = "medidiff-evaluation-1", "study.json"
-FILES = (
-    "results.csv", "results.parquet", "cases.csv", "curves.json", "statistics.csv", "comparisons.csv", "agreement.csv",
-    "conclusions.txt", "report.html", "methods.txt", RECORD,
-)  # fmt: skip
-SUFFIXES = (".json", ".npz", ".md", ".tex", ".csv", ".png", ".svg")
-FOLDERS = (journal.FOLDER, pictures.FOLDER, "tables")
+if TYPE_CHECKING:
+    from medidiff.statistics import StatisticsSettings
+
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def claim(out: Path, identity: str, *, overwrite: bool) -> None:
-    """Make the folder free for an evaluation, or see that it holds this very one, to be continued.
+@dataclass(frozen=True)
+class Kind:
+    """Who writes a folder: the format of the record, a noun, and how a user names another folder."""
 
-    Raises OutputError where it holds other things, or another evaluation and `overwrite` is not set.
+    format: str
+    noun: str
+    naming: str
+
+
+def holder(out: Path, kind: Kind, passing: Iterable[str] = ()) -> str | None:
+    """The identity of the work that a folder holds; None where it holds nothing, but for files that are `passing`.
+
+    Raises OutputError for a file, and for a folder of other things.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise OutputError(f"{out}: is a file; name a new folder with -o")
-    found = _found(out)
-    if found is None:
-        raise OutputError(f"{out}: already holds files that are no evaluation of medidiff; name a new folder with -o")
-    if foreign := _foreign(out):
-        raise OutputError(
-            f"{foreign}: was not written by medidiff evaluate; move it away, or name a new folder with -o"
-        )
-    if found != identity and not overwrite:
-        raise OutputError(f"{out}: holds another evaluation; name a new folder with -o, or replace it with --overwrite")
-    if overwrite:
-        clear(out)
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file; name a new folder with {kind.naming}")
+    if not out.exists() or not {path.name for path in out.iterdir()} - {*passing}:
+        return None
+    try:
+        found = json.loads((out / RECORD).read_bytes())
+        if found["format"] == kind.format:
+            return str(found["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise OutputError(
+        f"{out}: already holds files that are no {kind.noun} of medidiff; name a new folder with {kind.naming}"
+    )
 
 
-def clear(out: Path) -> None:
-    """Remove what an evaluation wrote, its record last."""
-    for name in FOLDERS:
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in FILES:
-        (out / name).unlink(missing_ok=True)
-
-
-def record(
-    out: Path,
+def provenance(
+    kind: Kind,
     status: str,
     identity: str,
     about: Mapping[str, Any],
-    entries: Sequence[journal.Entry] = (),
-    failures: Sequence[str] = (),
-) -> None:
-    """Write study.json; `about` has what was asked."""
+    entries: Iterable[Entry] = (),
+    failures: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The content of study.json; `about` has what was asked."""
     seconds: dict[str, dict[str, float]] = {}
     for entry in entries:
         seconds.setdefault(entry.case, {})[entry.method] = entry.seconds
-    whole = {
-        "format": FORMAT,
+    return {
+        "format": kind.format,
         "medidiff": __version__,
         "note": DISCLAIMER,
         "status": status,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": identity,
         **about,
-        "seeds": {"evaluation": 0},
         "software": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},
         "machine": {"processors": os.cpu_count()},
         "failures": list(failures),
         "seconds": seconds,
     }
-    write_whole(out / RECORD, json.dumps(whole, indent=2, ensure_ascii=False, default=str).encode())
 
 
-def _foreign(out: Path) -> Path | None:
-    """Something in the folder that no evaluation writes."""
-    inside = (path for name in FOLDERS for path in (out / name).rglob("*") if path.is_file())
-    others = (path for path in out.iterdir() if path.name not in (*FILES, *FOLDERS))
-    for path in (*others, *(path for path in inside if path.suffix not in SUFFIXES)):
-        if not re.fullmatch(r"\..+\.tmp", path.name):  # what a killed run leaves
-            return path
-    return None
+def record(out: Path, content: Mapping[str, Any]) -> None:
+    """Write study.json; raises OutputError."""
+    write_whole(out / RECORD, json.dumps(content, indent=2, ensure_ascii=False, default=str).encode())
 
 
-def _found(out: Path) -> str | None:
-    """The identity of the evaluation that a folder holds."""
+def tabulate(out: Path, entries: Sequence[Entry], facts: Sequence[CaseFacts]) -> None:
+    """Write the numbers and curves of finished work; raises OutputError."""
+    write_tables(out, [row for entry in entries for row in entry.rows], facts)
+    write_curves(out, [curve for entry in entries for curve in entry.curves])
+
+
+def conclude(out: Path, baseline: str, settings: StatisticsSettings | None = None) -> list[str]:
+    """Write the statistics of the tables, and return the sentences that they allow."""
+    from medidiff.statistics import StatisticsSettings, analyse
+
+    settings = StatisticsSettings.model_validate({}) if settings is None else settings
+    analysis = analyse(read_tables(out)[0], settings, baseline)
+    write_statistics(out, analysis)
+    return list(analysis.sentences)
+
+
+@contextmanager
+def noting(note: Callable[[str], object]) -> Iterator[None]:
+    """Hand the sentence of what fails inside to `note`, and go on.
+
+    A fault of ours is noted too, with its place: it must not cost the user the word on what else failed.
+    """
     try:
-        found = json.loads((out / RECORD).read_bytes())
-        return str(found["identity"]) if found["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        yield
+    except (MedidiffError, OSError) as error:
+        note(str(error))
+    except FAULTS as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        note(f"a fault of medidiff, please report it ({what}, {Path(place.filename).name} line {place.lineno})")
+
+
+def without_paths(sentence: str, paths: Iterable[Path]) -> str:
+    """A sentence without these paths and what is inside of them: folders may be called by patients."""
+    for path in sorted({str(path) for path in paths}, key=len, reverse=True):
+        sentence = re.sub(r"(?<!\w)" + re.escape(path) + r".*?(?=: |; |$)", "a file", sentence)
+    return sentence

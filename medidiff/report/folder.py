@@ -17,15 +17,15 @@ from pydantic import ValidationError
 
 from medidiff.errors import InputError
 from medidiff.report.words import dose_words
+from medidiff.results.names import AGREEMENT, COMPARISONS, RECORD, STATISTICS
 from medidiff.results.rows import Curve
-from medidiff.results.tables import AGREEMENT, COMPARISONS, STATISTICS, read_curves, read_tables
+from medidiff.results.tables import read_curves, read_tables
 from medidiff.statistics import StatisticsSettings, analyse
 from medidiff.statistics.sentences import say
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RECORD = "study.json"
 TEXTS = {
     "metric", "preset", "region", "unit", "group", "reference_noise", "method", "baseline", "against", "test", "better",
     "interval", "sentence",

@@ -27,8 +27,8 @@ from medidiff.report.styles import look
 from medidiff.report.summary import tables
 from medidiff.report.tables import Cell, Column, Table, latex, markdown
 from medidiff.report.words import dose_words, leaves, listed, many
+from medidiff.results.names import METHODS, PAGE, TABLES
 
-PAGE, METHODS, TABLES = "report.html", "methods.txt", "tables"
 PNG, SVG = "image/png", "image/svg+xml"
 SPOKEN = 12  # sentences of the statistics that are shown at once
 

@@ -1,9 +1,15 @@
-"""`<case>--<method>`: how files of a results folder are named after what they are of."""
+"""How the files of a results folder are named: `<case>--<method>` after what they are of, and those of all results."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+
+RESULTS, PARQUET, CASES, CURVES = "results.csv", "results.parquet", "cases.csv", "curves.json"
+STATISTICS, COMPARISONS, AGREEMENT = "statistics.csv", "comparisons.csv", "agreement.csv"
+CONCLUSIONS, PAGE, METHODS, RECORD = "conclusions.txt", "report.html", "methods.txt", "study.json"
+TABLES = "tables"  # a folder
+MADE = (RESULTS, PARQUET, CASES, CURVES, STATISTICS, COMPARISONS, AGREEMENT, CONCLUSIONS, PAGE, METHODS)
 
 
 def file_stem(case: str, method: str) -> str:

@@ -22,6 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import InputError
+from medidiff.results.names import (
+    AGREEMENT,
+    CASES,
+    COMPARISONS,
+    CONCLUSIONS,
+    CURVES,
+    PARQUET,
+    RESULTS,
+    STATISTICS,
+)  # fmt: skip
 from medidiff.results.rows import COLUMNS, CaseFacts, Curve, Row
 
 if TYPE_CHECKING:
@@ -29,9 +39,6 @@ if TYPE_CHECKING:
 
     from medidiff.statistics import Analysis
 
-RESULTS, PARQUET, CASES, CURVES = "results.csv", "results.parquet", "cases.csv", "curves.json"
-STATISTICS, COMPARISONS, AGREEMENT = "statistics.csv", "comparisons.csv", "agreement.csv"
-CONCLUSIONS = "conclusions.txt"
 FACTS = ("patient", "group", "dose", "reference_noise", "n_slices")
 NUMBERS = {"value": float, "dose": float, "n_slices": int}
 

@@ -1,7 +1,6 @@
 """A whole study: what is not finished is worked on, then tables, statistics and report are made of all that is.
 
     OUT/.rows       finished pairs (evaluate.journal), from which a stopped or killed run goes on
-    OUT/.work       files of the tasks under way; removed at the end, and by the next run after a kill
     OUT/study.json  whose folder this is, what was asked and how it ended
 
 Nothing that fails stops the rest: a method on a case, a case, the database, the report. Each is named in the one
@@ -10,41 +9,27 @@ PartialFailure at the end, and the same command does what is missing.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import re
-import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from medidiff import DISCLAIMER, __version__
-from medidiff.errors import MedidiffError, OutputError, PartialFailure
+from medidiff.errors import PartialFailure
+from medidiff.evaluate import output
 from medidiff.evaluate.journal import Entry, Journal
 from medidiff.evaluate.pictures import FOLDER as PICTURES
-from medidiff.io.derived import write_whole
 from medidiff.progress import Progress, silent
-from medidiff.results.names import file_stem
+from medidiff.results.names import RECORD, file_stem
 from medidiff.results.rows import CaseFacts, Row
-from medidiff.results.tables import read_tables, write_curves, write_statistics, write_tables
-from medidiff.statistics import analyse
 from medidiff.study.board import Board
+from medidiff.study.claim import STUDY, alone, claim, writing
 from medidiff.study.executor import Executor, LocalPool, Outcome, Serial
 from medidiff.study.plan import Plan
 from medidiff.study.work import BOARD, IMAGES, WORK, Report, Task, work
 
-FORMAT, RECORD, LOCK = "medidiff-study-1", "study.json", ".lock"
-TABLES = ("results.csv", "results.parquet", "cases.csv", "curves.json", "statistics.csv", "comparisons.csv",
-          "agreement.csv", "conclusions.txt", "report.html", "methods.txt")  # fmt: skip
 POLL_SECONDS = 0.3
 Failure = tuple[str, str]
 
@@ -80,6 +65,10 @@ class Study:
     def keys(self) -> dict[tuple[str, str], str]:
         return {(case.name, method.name): self.plan.key(case, method) for case, method in self.plan.pairs}
 
+    def noting(self, what: str) -> AbstractContextManager[None]:
+        """What fails inside is one of the failures, and the run goes on."""
+        return output.noting(lambda why: self.failures.append((what, why)))
+
     def entries(self) -> list[Entry]:
         """Everything that is finished and part of this study."""
         found = (self.journal.get(case, method, key) for (case, method), key in self.keys().items())
@@ -103,79 +92,16 @@ def run(plan: Plan, *, workers: int | None = None, overwrite: bool = False, prog
     done), and KeyboardInterrupt when Ctrl-C was pressed, once, and the slice under way was finished.
     """
     out, count = plan.study.output, workers or plan.study.workers
-    _claim(plan, out, overwrite)
-    with _alone(out):
+    claim(out, plan.identity(), overwrite=overwrite)
+    with alone(out):
         study = Study(plan, out)
         tasks = study.tasks()
-        _record(study, "unfinished", [])
+        output.record(out, _provenance(study, "unfinished"))
         _work(study, tasks, LocalPool(count) if count > 1 and len(tasks) > 1 else Serial(), progress)
         sentences = _results(study)
     if study.failures:
         raise PartialFailure(_told(study))
     return Finished(out, tuple(sentences), len(plan.pairs) - study.before, study.before)
-
-
-# ---------------------------------------------------------------- the folder
-
-
-def _claim(plan: Plan, out: Path, overwrite: bool) -> None:
-    """Make the folder ours; raises OutputError where it holds something else, or another study without `overwrite`."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; name a new folder with output=FOLDER")
-    if not out.exists() or not {path.name for path in out.iterdir()} - {LOCK, WORK}:
-        _writing(out, lambda: out.mkdir(parents=True, exist_ok=True))
-        return
-    found = _found(out)
-    if found is None:
-        raise OutputError(f"{out}: already holds files that are no study of medidiff; name a new folder with output=")
-    if found == plan.identity():
-        return
-    if not overwrite:
-        raise OutputError(
-            f"{out}: holds another study, or this one with other settings; name a new folder with output=FOLDER, or "
-            "replace it with --overwrite (what is finished and still holds is kept)"
-        )
-    for name in TABLES:
-        (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "tables", ignore_errors=True)
-
-
-def _found(out: Path) -> str | None:
-    """The identity of the study that a folder holds."""
-    try:
-        record = json.loads((out / RECORD).read_bytes())
-        return str(record["identity"]) if record["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder, and remove the files of tasks at the end; a kill frees the folder."""
-    import fcntl
-
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(f"{out}: another run is at work in this folder; wait for it, or stop it") from None
-        try:
-            _writing(out, lambda: (out / WORK).mkdir(exist_ok=True))
-            for path in (out / WORK).iterdir():
-                if path.is_dir():  # of a task that was killed; what is worth computing once stays
-                    shutil.rmtree(path, ignore_errors=True)
-            yield
-        finally:
-            shutil.rmtree(out / WORK, ignore_errors=True)
-            (out / LOCK).unlink(missing_ok=True)
-
-
-def _writing(path: Path, write: Callable[[], Any]) -> Any:
-    try:
-        return write()
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror or error})"
-        raise OutputError(f"{path}: {reason}; check the path, its permissions and the free space") from error
 
 
 # ---------------------------------------------------------------- the work
@@ -185,7 +111,7 @@ def _work(study: Study, tasks: Sequence[Task], executor: Executor, progress: Pro
     """Work on all tasks; raises KeyboardInterrupt when the user stopped it."""
     if not tasks:
         return
-    board = _writing(study.out, lambda: Board.make(study.out / WORK / BOARD, len(tasks)))
+    board = writing(study.out, lambda: Board.make(study.out / WORK / BOARD, len(tasks)))
     total, full = sum(task.ticks for task in tasks), ""
     with _interruptible(board) as interrupted, _watched(board, total, progress):
         for outcome in executor.run(tasks, work):
@@ -251,41 +177,39 @@ def _interruptible(board: Board) -> Iterator[list[int]]:
 
 def _results(study: Study) -> list[str]:
     """Tables, statistics, record, report and database from all that is finished; what fails is noted."""
-    entries, sentences = study.entries(), list[str]()
+    entries, sentences, asked = study.entries(), list[str](), study.plan.study
     rows = [row for entry in entries for row in entry.rows]
     facts = list({entry.case: entry.facts for entry in entries}.values())
     if rows:
-        with _noting(study, "the tables"):
-            write_tables(study.out, rows, facts)
-            write_curves(study.out, [curve for entry in entries for curve in entry.curves])
-        with _noting(study, "the statistics"):
-            sentences = _statistics(study)
+        with study.noting("the tables"):
+            output.tabulate(study.out, entries, facts)
+        with study.noting("the statistics"):
+            sentences = output.conclude(study.out, study.plan.baseline, asked.statistics)
         _forget_images(study, entries)
-        if study.plan.study.database is not None:
-            with _noting(study, "the database"):
-                _store(study, study.plan.study.database, rows, facts, entries)
-    with _noting(study, RECORD):
-        _record(study, "failed" if study.failures else "finished", entries)
-    if rows and study.plan.study.report:
-        from medidiff.report import build
-
-        with _noting(study, "the report"):
-            build(study.out, title=study.plan.study.title or study.plan.study.name)
+        if asked.database is not None:
+            with study.noting("the database"):
+                _store(study, asked.database, rows, facts, entries)
+    _record(study, entries)
+    if rows and asked.report:
+        _page(study, entries)
     return sentences
 
 
-@contextmanager
-def _noting(study: Study, what: str) -> Iterator[None]:
-    try:
-        yield
-    except (MedidiffError, OSError) as error:
-        study.failures.append((what, str(error)))
+def _record(study: Study, entries: Sequence[Entry]) -> None:
+    with study.noting(RECORD):
+        status = "failed" if study.failures else "finished"
+        output.record(study.out, _provenance(study, status, entries))
 
 
-def _statistics(study: Study) -> list[str]:
-    analysis = analyse(read_tables(study.out)[0], study.plan.study.statistics, study.plan.baseline)
-    write_statistics(study.out, analysis)
-    return list(analysis.sentences)
+def _page(study: Study, entries: Sequence[Entry]) -> None:
+    """Build the page from the folder; where it cannot be, the record says so."""
+    from medidiff.report import build
+
+    before = len(study.failures)
+    with study.noting("the report"):
+        build(study.out, title=study.plan.study.title or study.plan.study.name)
+    if len(study.failures) > before:
+        _record(study, entries)
 
 
 def _store(study: Study, url: str, rows: Sequence[Row], facts: Sequence[CaseFacts], entries: Sequence[Entry]) -> None:
@@ -307,33 +231,19 @@ def _forget_images(study: Study, entries: Sequence[Entry]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _record(study: Study, status: str, entries: Sequence[Entry]) -> None:
-    text = json.dumps(_provenance(study, status, entries), indent=2, ensure_ascii=False, default=str)
-    write_whole(study.out / RECORD, text.encode())
-
-
-def _provenance(study: Study, status: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def _provenance(study: Study, status: str, entries: Sequence[Entry] = ()) -> dict[str, Any]:
     """What was asked, with what it was done, and how it ended; no paths of scans, and no password of a database."""
-    plan, seconds = study.plan, dict[str, dict[str, float]]()
-    for entry in entries:
-        seconds.setdefault(entry.case, {})[entry.method] = entry.seconds
-    return {
-        "format": FORMAT,
-        "medidiff": __version__,
-        "note": DISCLAIMER,
-        "status": status,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "identity": plan.identity(),
+    plan = study.plan
+    about = {
         "settings": _settings(plan),
         "baseline": plan.baseline,
         "cases": {case.name: case.kind.decides() | {"sha256": case.fingerprint} for case in plan.cases},
         "methods": {method.name: method.parameters for method in plan.methods},
         "seeds": {"study": plan.study.seed},
-        "software": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "machine": {"processors": os.cpu_count()},
-        "failures": [f"{what}: {_private(why, plan)}" for what, why in study.failures],
-        "seconds": seconds,
     }
+    paths = _paths(plan)
+    failures = (f"{what}: {output.without_paths(why, paths)}" for what, why in study.failures)
+    return output.provenance(STUDY, status, plan.identity(), about, entries, failures)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -344,13 +254,10 @@ def _settings(plan: Plan) -> dict[str, Any]:
     return plan.study.model_dump(mode="json", exclude=paths) | {"regions": names}
 
 
-def _private(sentence: str, plan: Plan) -> str:
-    """A sentence without the paths in it: folders may be called by patients."""
-    paths = {str(path) for case in plan.cases for path in vars(case.kind).values() if isinstance(path, Path)}
-    paths |= {str(result.path) for case in plan.cases for result in case.results}
-    for path in sorted(paths, key=len, reverse=True):
-        sentence = re.sub(r"(?<!\w)" + re.escape(path) + r".*?(?=: |; |$)", "a file", sentence)
-    return sentence
+def _paths(plan: Plan) -> set[Path]:
+    """Everything on the disk that is read."""
+    files = {path for case in plan.cases for path in vars(case.kind).values() if isinstance(path, Path)}
+    return files | {result.path for case in plan.cases for result in case.results}
 
 
 def _told(study: Study) -> str:
