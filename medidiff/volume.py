@@ -121,7 +121,8 @@ class Geometry:
         if self.shape != other.shape:
             return f"shape {self.shape} against {other.shape}"
         if not np.allclose(self.pixel_spacing_mm, other.pixel_spacing_mm, atol=1e-4):
-            return f"pixel spacing {self.pixel_spacing_mm} mm against {other.pixel_spacing_mm} mm"
+            here, there = ("({:.5g}, {:.5g})".format(*one.pixel_spacing_mm) for one in (self, other))
+            return f"pixel spacing {here} mm against {there} mm"
         if not np.allclose([self.right, self.down], [other.right, other.down], atol=1e-4):
             return "image orientation differs"
         off = float(np.abs(self.origins_mm - other.origins_mm).max())

@@ -14,6 +14,7 @@ A file is written slice by slice, so that memory does not grow with the scan.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import array_from_file
 from numpy.typing import NDArray
 
 from medidiff import DISCLAIMER, __version__
@@ -273,7 +275,7 @@ def _load(path: Path) -> Any:
         raise InputError(f"{path}: no such file")
     try:
         image = nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not readable as NIfTI ({' '.join(str(error).split())})") from None
     if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 is a subclass
         raise InputError(f"{path}: expected a NIfTI file, found {type(image).__name__}")
@@ -283,13 +285,26 @@ def _load(path: Path) -> Any:
 def _unscaled(path: Path, proxy: Any) -> NDArray[Any]:
     """The stored numbers: a memory map for .nii, in memory (in the file's own type) for .nii.gz."""
     try:
-        return cast("NDArray[Any]", proxy.get_unscaled())
-    except (OSError, EOFError, ValueError) as error:
+        return (
+            _unpacked(path, proxy) if path.name.lower().endswith(".gz") else cast("NDArray[Any]", proxy.get_unscaled())
+        )
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: the image data are cut short or damaged ({' '.join(str(error).split())})") from None
+
+
+def _unpacked(path: Path, proxy: Any) -> NDArray[Any]:
+    """Read to the very end, where gzip keeps its checksum: damage would else be taken for image."""
+    with gzip.open(path) as packed:
+        stored = cast("NDArray[Any]", array_from_file(proxy.shape, proxy.dtype, packed, proxy.offset, mmap=False))
+        while packed.read(1 << 20):
+            pass
+    return stored
 
 
 def _require_hu(source: NiftiSource) -> None:
     low, high = source.limits
+    if low > high:
+        raise InputError(f"{source.path}: holds no number at all (nan or infinite everywhere)")
     if low > HIGHEST_MINIMUM_HU:
         hint = "normalised values" if low >= -1 and high <= 1 else "shifted or other values"
         raise UnitError(

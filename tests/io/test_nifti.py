@@ -206,6 +206,23 @@ def test_what_is_not_one_ct_volume_is_refused_in_one_sentence(tmp_path: Path) ->
             open_nifti(tmp_path / name)
 
 
+def test_damage_in_the_middle_of_a_packed_file_is_seen(tmp_path: Path) -> None:
+    """The data may still unpack, to other numbers: only the checksum at the very end tells."""
+    values = np.random.default_rng(0).normal(0, 300, (40, 40, 10)).astype(np.float32)
+    packed = bytearray(saved(tmp_path / "a.nii.gz", values).read_bytes())
+    for shift in range(200, len(packed) - 200, len(packed) // 20):
+        damaged = packed.copy()
+        damaged[shift : shift + 4] = b"\xff\x00\xff\x00"
+        (tmp_path / "b.nii.gz").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"damaged|not readable as NIfTI"):
+            open_nifti(tmp_path / "b.nii.gz")
+
+
+def test_a_file_without_one_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no number"):
+        open_nifti(saved(tmp_path / "a.nii", np.full((6, 5, 4), np.nan, np.float32)))
+
+
 def test_a_wrong_name_or_place_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     source = open_nifti(saved(tmp_path / "a.nii", body()))
     with pytest.raises(OutputError, match=r"ends in \.nii or \.nii\.gz"):
