@@ -49,12 +49,7 @@ def tables(results: Results) -> list[Table]:
 def main_outcomes(results: Results) -> list[Outcome]:
     """The declared primary outcomes, then PSNR and SSIM in the first display window, bias, and tasks."""
     found = results.outcomes(results.summary)
-    primary = [
-        o
-        for wanted in results.settings.primary
-        for o in found
-        if wanted.measures(o.metric, o.preset, o.region)
-    ]
+    primary = [o for wanted in results.settings.primary for o in found if wanted.measures(o.metric, o.preset, o.region)]
     whole = [outcome for outcome in found if outcome.region == "all"]
     usual = [_windowed([o for o in whole if o.metric == m], results) for m in ("RMSE", "PSNR", "SSIM", "bias")]
     tasks = [min((o for o in found if o.metric == metric), key=_faintest, default=None) for metric in TASKS]
