@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,8 +60,23 @@ def mean_psnr(errors: Array) -> float:
 def blend_errors(candidate: Array, scan: Array, reference: Array, preset: Preset, mask: Mask | None) -> Array:
     """(GRID,) mean squared error on [0, 1] of candidate + alpha (scan - candidate), any shape."""
     x, y, r = (image if mask is None else image[mask] for image in (candidate, scan, reference))
-    step, target = y - x, preset.map(r)
-    return np.array([np.mean((preset.map(x + np.float32(alpha) * step) - target) ** 2) for alpha in GRID])
+    low, high = (preset.low, preset.high) if preset.clip else (-np.inf, np.inf)
+    images = [np.ascontiguousarray(image, np.float32).ravel() for image in (x, y, r)]
+    return _blend_errors(*images, np.float64(low), np.float64(high), GRID.astype(np.float32)) / preset.range**2
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def _blend_errors(x: Array, y: Array, r: Array, low: float, high: float, grid: Array) -> Array:
+    """Mean squared differences of the clipped values."""
+    out = np.zeros(grid.size)
+    for k in range(grid.size):
+        alpha, total = grid[k], 0.0
+        for j in range(x.size):
+            blend = np.float64(x[j] + alpha * (y[j] - x[j]))
+            difference = min(max(blend, low), high) - min(max(np.float64(r[j]), low), high)
+            total += difference * difference
+        out[k] = total / x.size
+    return out
 
 
 def best_blend(errors: Array, weights: Array) -> tuple[float, float]:
@@ -69,7 +85,7 @@ def best_blend(errors: Array, weights: Array) -> tuple[float, float]:
     errors (slices, GRID) mean squared errors; weights (slices,) pixels measured in each.
     """
     pooled = weights @ errors
-    if pooled.min() == pooled.max():  # the candidate is its input
+    if np.ptp(pooled) <= 1e-12 * pooled.max():  # the candidate is its input, but for rounding of the sums
         return 0.0, mean_psnr(errors[:, 0])
     k = int(np.clip(np.argmin(pooled), 1, GRID.size - 2))
     nodes = GRID[k - 1 : k + 2]

@@ -43,13 +43,16 @@ def haarpsi(image: Array, reference: Array, preset: Preset = PRESETS["hu"], mask
 def _coefficients(values: Double, size: int, axis: int) -> Double:
     """|Haar coefficients| of windows of `size` pixels, for changes along `axis`."""
     half = size // 2
-    lines = _running_sum(np.pad(values, (half - 1, half)), size, 1 - axis)
-    halves = np.moveaxis(_running_sum(lines, half, axis), axis, 0)
-    return np.moveaxis(np.abs(halves[:-half] - halves[half:]) / size, 0, axis)
+    lines = _sums(np.pad(values, (half - 1, half)), size, 1 - axis)
+    halves = _sums(lines, half, axis)
+    change = halves[:-half] - halves[half:] if axis == 0 else halves[:, :-half] - halves[:, half:]
+    return np.asarray(np.abs(change) / size)
 
 
-def _running_sum(values: Double, size: int, axis: int) -> Double:
-    """Sums of `size` neighbours along an axis, where they exist."""
-    sums = np.moveaxis(np.cumsum(values, axis), axis, 0)
-    sums[size:] -= sums[:-size].copy()
-    return np.moveaxis(sums[size - 1 :], 0, axis)
+def _sums(values: Double, size: int, axis: int) -> Double:
+    """Sums of `size` neighbours along an axis, where they exist: twice as many each time, up to a power of two."""
+    run = 1
+    while run < size:
+        values = values[:-run] + values[run:] if axis == 0 else values[:, :-run] + values[:, run:]
+        run *= 2
+    return values

@@ -37,7 +37,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.fft import rfft2
-from scipy.ndimage import gaussian_filter, grey_closing, grey_opening, maximum_filter, minimum_filter, uniform_filter
+from scipy.ndimage import uniform_filter
+
+from medidiff.metrics.windows import greatest, least, smoothed
 
 Array = NDArray[np.floating]
 Image = NDArray[np.float32]
@@ -82,8 +84,7 @@ class Grid:
         return rows, columns
 
     def smooth(self, image: Array) -> Image:
-        rows, columns = self.step
-        return gaussian_filter(image.astype(np.float32), self.scale, mode="nearest", truncate=3.5)[::rows, ::columns]
+        return smoothed(image, self.scale, 3.5, "edge", self.step)
 
     def enlarge(self, image: Image, shape: tuple[int, ...]) -> Image:
         """Back to the pixels of the images, of that shape."""
@@ -105,8 +106,8 @@ class Relief:
     def of(cls, image: Image, grid: Grid) -> Relief:
         reach, hat = grid.window(REACH), grid.window(TOP_HAT / 2)
         return cls(
-            image, minimum_filter(image, reach, mode="nearest"), maximum_filter(image, reach, mode="nearest"),
-            image - grey_opening(image, hat, mode="nearest"), grey_closing(image, hat, mode="nearest") - image,
+            image, least(image, reach), greatest(image, reach),
+            image - greatest(least(image, hat), hat), least(greatest(image, hat), hat) - image,
         )  # fmt: skip
 
 
@@ -172,11 +173,17 @@ def chance() -> NDArray[np.float64]:
 
 def transforms(image: Array, corners: NDArray[np.intp]) -> Transforms:
     """(patches, frequencies of a half plane) of the windowed patches at `corners` (patches, 2), less their means."""
-    patches = sliding_window_view(image.astype(np.float32), (PATCH, PATCH))[corners[:, 0], corners[:, 1]]
+    patches = patches_at(image, corners)
     hann = np.hanning(PATCH + 1)[:-1].astype(np.float32)
     taper = hann[:, None] * hann
     mean = np.tensordot(patches, taper, 2) / taper.sum()
     return rfft2((patches - mean[:, None, None]) * taper).reshape(len(patches), -1)
+
+
+def patches_at(image: Array, corners: NDArray[np.intp]) -> NDArray[np.float32]:
+    """(patches, PATCH, PATCH) at `corners` (patches, 2)."""
+    patches = sliding_window_view(image.astype(np.float32), (PATCH, PATCH))[corners[:, 0], corners[:, 1]]
+    return np.asarray(patches, np.float32)
 
 
 def patch_corners(measured: Mask) -> NDArray[np.intp]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
+
+from medidiff.metrics.windows import greatest, least, smoothed
 
 TISSUES_HU = {
     "air": (-1100.0, -950.0),
@@ -29,11 +30,11 @@ MARGIN, MARGIN_NOISY = (
 
 def tissue_masks(image: NDArray[np.floating], *, noisy: bool = True) -> dict[str, NDArray[np.bool_]]:
     """Class -> (rows, columns) True where it is surely that tissue; `image` (rows, columns) in HU."""
-    seen = gaussian_filter(image.astype(np.float32), SMOOTHING, truncate=3) if noisy else image
+    seen = smoothed(image, (SMOOTHING, SMOOTHING), 3, "symmetric") if noisy else image
     classes = np.zeros(image.shape, np.uint8)
     for number, (low, high) in enumerate(TISSUES_HU.values(), 1):
         classes[(seen >= low) & (seen < high)] = number
     margin = MARGIN_NOISY if noisy else MARGIN
-    least, most = (extreme(classes, margin, mode="constant") for extreme in (minimum_filter, maximum_filter))
-    classes[least != most] = 0
+    around = (margin, margin)
+    classes[least(classes, around, "constant") != greatest(classes, around, "constant")] = 0
     return {name: classes == number for number, name in enumerate(TISSUES_HU, 1)}

@@ -13,10 +13,10 @@ Gaussians of 17, 9, 5 and 3 pixels with sigma a fifth of that; each scale is eve
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import correlate1d
 
 from medidiff.metrics.moments import gaussian, moments
 from medidiff.metrics.preset import PRESETS, Array, Double, Mask, Preset
+from medidiff.metrics.windows import weighted
 
 SIGMA_N_SQ = 2.0
 EYE_LEVELS = 255.0
@@ -53,7 +53,7 @@ def fidelity(distorted: Double, whole: Double) -> float:
     for scale, size in enumerate(SIZES):
         window = gaussian(size, size / 5)
         if scale > 0:
-            distorted, whole = _reduced(distorted, window), _reduced(whole, window)
+            distorted, whole = (weighted(values, window, window, (2, 2)) for values in (distorted, whole))
         gain, noise, signal = _channel(distorted, whole, window)
         kept += float(np.log1p(gain * gain * signal / (noise + SIGMA_N_SQ)).sum())
         total += float(np.log1p(signal / SIGMA_N_SQ).sum())
@@ -69,10 +69,3 @@ def _channel(distorted: Double, whole: Double, window: Double) -> tuple[Double, 
     covariance *= gain
     received -= covariance
     return gain, np.maximum(received, EPS, out=received), signal
-
-
-def _reduced(values: Double, window: Double) -> Double:
-    """Every second pixel of the smoothed image, where the window fits."""
-    r = window.size // 2
-    lines = correlate1d(values, window, 0)[r:-r:2]
-    return correlate1d(lines, window, 1)[:, r:-r:2]

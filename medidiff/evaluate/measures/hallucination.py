@@ -19,10 +19,10 @@ from medidiff.evaluate.measure import Factory, Function, Value
 from medidiff.evaluate.view import Context, Image, Mask, View
 from medidiff.metrics.hallucination import (
     N_RINGS,
-    PATCH,
     Excess,
     excess,
     patch_corners,
+    patches_at,
     ring_frequencies,
     texture,
     transforms,
@@ -62,8 +62,7 @@ class Hallucination:
     def _add_texture(self, x: Image, r: Image, y: Image, measured: Mask) -> None:
         corners = patch_corners(measured)
         if self.context.unit == "HU":
-            inside = [r[i : i + PATCH, j : j + PATCH].mean() > AIR_HU for i, j in corners]
-            corners = corners[np.array(inside, bool)]
+            corners = corners[patches_at(r, corners).mean((1, 2)) > AIR_HU]
         if not len(corners):
             return
         seen = texture(*(transforms(image, corners) for image in (x, r, y)))
