@@ -90,17 +90,23 @@ def _fill(pair: Pair, factor: float, folder: Path) -> None:
 def _noises(clean: NDArray[np.float32], pixel_mm: float, seed: int) -> Iterator[NDArray[np.float32]]:
     for index, image in enumerate(clean):
         generator = np.random.default_rng([seed % 2**32, index])
-        dose = float(np.exp(generator.uniform(*np.log(DOSES))))
-        yield noise_image(
-            image,
-            pixel_mm,
-            dose_fraction=dose,
-            i0=I0_FULL,
-            electronic_variance=ELECTRONIC_VARIANCE,
-            kernel=SHARPEST,
-            generator=generator,
-            full_dose=True,
-        )
+        yield scanner_noise(image, pixel_mm, float(np.exp(generator.uniform(*np.log(DOSES)))), SHARPEST, generator)
+
+
+def scanner_noise(
+    image: NDArray[np.float32], pixel_mm: float, dose: float, kernel: Kernel, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """The noise (rows, columns) of a scan of a clean slice in HU at a dose fraction, by the scanner trained on."""
+    return noise_image(
+        image,
+        pixel_mm,
+        dose_fraction=dose,
+        i0=I0_FULL,
+        electronic_variance=ELECTRONIC_VARIANCE,
+        kernel=kernel,
+        generator=generator,
+        full_dose=True,
+    )
 
 
 def _store(path: Path, array: NDArray[np.float32]) -> None:

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from medidiff.data.clean import average_along_z, pseudo_clean
 from medidiff.data.manifest import Pair, load
-from medidiff.data.prepare import AIR_HU, ELECTRONIC_VARIANCE, I0_FULL
+from medidiff.data.prepare import AIR_HU, scanner_noise
 from medidiff.data.transforms import apply_kernel, body_deviation
 from medidiff.data.validation import KERNELS
 from medidiff.patches import slab_indices
-from medidiff.physics.ct import noise_image
 
 FULL_NOISE_HU = {"smoothest": 8.0, "smooth": 10.0, "sharp": 35.0}  # as measured in real series of such kernels
 
@@ -48,20 +47,7 @@ def low_dose(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(slab, truth) of a clean slab through a kernel at a dose fraction; slices of a `lone` one share the noise."""
     kernel, full_noise = KERNELS[colour], FULL_NOISE_HU[colour]
-    noises = []
-    for image in clean[:1] if lone else clean:
-        noises.append(
-            noise_image(
-                image,
-                pixel_mm,
-                dose_fraction=dose,
-                i0=I0_FULL,
-                electronic_variance=ELECTRONIC_VARIANCE,
-                kernel=kernel,
-                generator=generator,
-                full_dose=True,
-            )
-        )
+    noises = [scanner_noise(image, pixel_mm, dose, kernel, generator) for image in (clean[:1] if lone else clean)]
     noise = np.stack(noises * (len(clean) if lone else 1))
     clean = apply_kernel(clean, kernel)
     level = full_noise / np.sqrt(dose)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,8 +19,9 @@ from typing import Any
 from medidiff.evaluate.engine import as_curves, as_rows
 from medidiff.evaluate.measure import Function, Value
 from medidiff.io.derived import write_whole
-from medidiff.results.names import file_stem as file_stem  # known here as well
+from medidiff.results.names import file_stem
 from medidiff.results.rows import CaseFacts, Curve, Row
+from medidiff.results.tables import strict_json
 
 FOLDER = ".rows"
 
@@ -75,17 +74,8 @@ class Journal:
     ) -> Entry:
         """Note work as finished, in place of what was noted for the case and method before."""
         entry = Entry(case, method, key, tuple(values), tuple(functions), facts, seconds)
-        write_whole(self._file(case, method), json.dumps(_plain(asdict(entry)), allow_nan=False).encode())
+        write_whole(self._file(case, method), strict_json(asdict(entry)).encode())
         return entry
-
-    def all(self) -> list[Entry]:
-        """Everything that is noted, by case and method; stale work is among it (compare keys, or `get`)."""
-        entries = (_read(path) for path in sorted(self.folder.glob("*.json")))
-        return sorted((e for e in entries if e is not None), key=lambda e: (e.case, e.method))
-
-    def clear(self) -> None:
-        """Forget everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, case: str, method: str) -> Path:
         return self.folder / f"{file_stem(case, method)}.json"
@@ -111,14 +101,3 @@ def _read(path: Path) -> Entry | None:
 
 def _function(found: dict[str, Any]) -> Function:
     return Function(**{**found, **{axis: tuple(map(float, found[axis])) for axis in ("x", "y")}})
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: numbers that are not finite become strings that float() reads."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(float(value))
-    return value if isinstance(value, str | int | float | None) else float(value)

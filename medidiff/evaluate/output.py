@@ -32,7 +32,9 @@ from medidiff.results.tables import read_tables, write_curves, write_statistics,
 if TYPE_CHECKING:
     from medidiff.statistics import StatisticsSettings
 
-FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Cell:
 
     @property
     def whole(self) -> str:
-        return f"{self.text} ({self.detail})" if self.detail else self.text
+        return _with(self.text, self.detail)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,11 @@ class Column:
 
     @property
     def whole(self) -> str:
-        return f"{self.name} ({self.detail})" if self.detail else self.name
+        return _with(self.name, self.detail)
+
+
+def _with(text: str, detail: str) -> str:
+    return f"{text} ({detail})" if detail else text
 
 
 Line = tuple[Cell, ...]

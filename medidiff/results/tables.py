@@ -20,6 +20,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import InputError
 from medidiff.results.names import (
@@ -151,6 +153,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
     return repr(float(value)) if isinstance(value, float) and not math.isfinite(value) else value
 
 
