@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medidiff.evaluate.engine import judge
 from medidiff.evaluate.measures.companions import MEASURES
 from medidiff.evaluate.view import Context, View
 from medidiff.metrics.image import PRESETS, psnr
@@ -29,10 +30,8 @@ def views(with_truth: bool, kept: float = 0.0) -> list[View]:
 
 
 def figures(shown: list[View], **facts: object) -> dict[tuple[str, str], float]:
-    measure = MEASURES["companions"](Context(**{"reference_noise": "shared", "dose": DOSE, **facts}))
-    for view in shown:
-        measure.add(view)
-    return {(value.metric, value.preset): value.value for value in measure.values()}
+    values, _ = judge(shown, [MEASURES["companions"](Context(**{"reference_noise": "shared", "dose": DOSE, **facts}))])
+    return {(value.metric, value.preset): value.value for value in values}
 
 
 def test_expected_and_measured_companions_agree() -> None:

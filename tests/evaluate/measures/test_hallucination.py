@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from medidiff.evaluate.engine import judge
 from medidiff.evaluate.measures.hallucination import MEASURES
 from medidiff.evaluate.view import Context, View
 
@@ -32,10 +33,8 @@ def views(added: np.ndarray | float = 0.0, removed: np.ndarray | float = 0.0, sc
 
 
 def figures(shown: list[View]) -> dict[tuple[str, str], float]:
-    measure = MEASURES["hallucination"](PIXELS)
-    for view in shown:
-        measure.add(view)
-    return {(value.metric, value.region): value.value for value in measure.values()}
+    values, _ = judge(shown, [MEASURES["hallucination"](PIXELS)])
+    return {(value.metric, value.region): value.value for value in values}
 
 
 def test_a_planted_lesion_raises_the_figures_of_the_clean_candidate() -> None:
@@ -75,18 +74,13 @@ def test_padding_counts_for_nothing() -> None:
 
 def test_without_a_scan_nothing_is_said() -> None:
     """Whether the input supports a structure cannot be known without it."""
-    measure = MEASURES["hallucination"](PIXELS)
-    for view in views(scan=False):
-        measure.add(view)
-    assert list(measure.values()) == list(measure.curves()) == []
+    assert judge(views(scan=False), [MEASURES["hallucination"](PIXELS)]) == ([], [])
 
 
 def test_correlation_curves_have_units() -> None:
     """Fourier ring correlation over cycles per mm, up to Nyquist."""
-    measure = MEASURES["hallucination"](PIXELS)
-    for view in views():
-        measure.add(view)
-    curve = {curve.name: curve for curve in measure.curves()}["FRC with input"]
+    _, curves = judge(views(), [MEASURES["hallucination"](PIXELS)])
+    curve = {curve.name: curve for curve in curves}["FRC with input"]
     assert (curve.x_unit, curve.y_unit) == ("1/mm", "1")
     assert curve.x[-1] == pytest.approx(0.5 / 0.8)
     assert min(curve.y[:4]) > 0.9

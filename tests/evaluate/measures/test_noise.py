@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from medidiff.evaluate.engine import judge
 from medidiff.evaluate.measures.noise import MEASURES, SLICES
 from medidiff.evaluate.view import Context, Feature, View
 from medidiff.physics.ct import KERNELS
@@ -27,10 +28,9 @@ def phantom(kind: str, **facts: object) -> tuple[np.ndarray, Context]:
 
 def judged(name: str, context: Context, slices: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray | None]]):
     """Values by (metric, region) and curves by name of (candidate, reference, scan) slices."""
-    measure = MEASURES[name](context)
-    for k, (candidate, reference, scan) in enumerate(slices):
-        measure.add(View(k, candidate, reference, np.ones(candidate.shape, bool), scan=scan))
-    return {(v.metric, v.region): v.value for v in measure.values()}, {c.name: c for c in measure.curves()}
+    views = (View(k, *images, np.ones(images[0].shape, bool), scan=scan) for k, (*images, scan) in enumerate(slices))
+    values, curves = judge(views, [MEASURES[name](context)])
+    return {(v.metric, v.region): v.value for v in values}, {c.name: c for c in curves}
 
 
 def test_white_noise_in_a_phantom_and_what_a_filter_makes_of_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medidiff.evaluate.engine import judge
 from medidiff.evaluate.measures.pet import MEASURES
 from medidiff.evaluate.view import Context, Feature, View
 from medidiff.metrics.pet import disc_weights, lesion
@@ -22,10 +23,8 @@ CANDIDATE = (0.8 * REFERENCE + 0.1).astype(np.float32)
 
 
 def figures(name: str, context: Context, views: list[View]) -> dict[tuple[str, str], float]:
-    measure = MEASURES[name](context)
-    for view in views:
-        measure.add(view)
-    return {(value.metric, value.region): value.value for value in measure.values()}
+    values, _ = judge(views, [MEASURES[name](context)])
+    return {(value.metric, value.region): value.value for value in values}
 
 
 def volume_views() -> list[View]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from medidiff.evaluate.engine import judge
 from medidiff.evaluate.measures.uncertainty import MEASURES
 from medidiff.evaluate.view import Context, View
 from medidiff.metrics.uncertainty import Z90
@@ -30,10 +31,8 @@ def views(noise_of_reference: float = 0.0, with_truth: bool = False, claim: floa
 
 
 def figures(shown: list[View], noise: str) -> dict[tuple[str, str], float]:
-    measure = MEASURES["uncertainty"](Context(reference_noise=noise))
-    for view in shown:
-        measure.add(view)
-    return {(value.metric, value.region): value.value for value in measure.values()}
+    values, _ = judge(shown, [MEASURES["uncertainty"](Context(reference_noise=noise))])
+    return {(value.metric, value.region): value.value for value in values}
 
 
 @pytest.mark.parametrize("claim", [1.0, 0.6])
@@ -63,17 +62,13 @@ def test_a_known_truth_is_used_in_place_of_a_noisy_reference() -> None:
 
 def test_curves_lie_on_the_diagonal_for_honest_claims() -> None:
     """The calibration curve equals its nominal levels and the error its claimed deviation."""
-    measure = MEASURES["uncertainty"](Context(reference_noise="none"))
-    for view in views():
-        measure.add(view)
-    curves = {curve.name: curve for curve in measure.curves()}
+    _, found = judge(views(), [MEASURES["uncertainty"](Context(reference_noise="none"))])
+    curves = {curve.name: curve for curve in found}
     np.testing.assert_allclose(curves["calibration"].y, curves["calibration"].x, atol=1)
     np.testing.assert_allclose(curves["error by deviation"].y, curves["error by deviation"].x, rtol=0.08)
 
 
 def test_a_method_without_a_claim_is_not_judged() -> None:
     """No deviation, no rows and no curves."""
-    measure = MEASURES["uncertainty"](Context())
     image = np.zeros(SHAPE, np.float32)
-    measure.add(View(0, image, image, np.ones(SHAPE, bool)))
-    assert list(measure.values()) == list(measure.curves()) == []
+    assert judge([View(0, image, image, np.ones(SHAPE, bool))], [MEASURES["uncertainty"](Context())]) == ([], [])
