@@ -12,6 +12,8 @@ not count, as in the authors' code. The window is a Gaussian of sigma 1.5 pixels
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from medidiff.metrics.moments import gaussian, moments
@@ -25,38 +27,68 @@ SMALLEST = 11 * 2 ** (len(SCALE_WEIGHTS) - 1)  # pixels a side, so that the wind
 WINDOWS = {"gaussian": (gaussian(11, 1.5), 1.0), "flat": (np.full(7, 1 / 7), 49 / 48)}  # and degrees of freedom
 
 
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What both indices begin with: two mapped slices, and their terms where the window fits.
+
+    mask   pixels that count, None where all do
+    """
+
+    x: Double
+    y: Double
+    mask: Mask | None
+    luminance: Double
+    contrast: Double
+
+    @classmethod
+    def of(
+        cls, image: Array, reference: Array, preset: Preset, mask: Mask | None = None, window: str = "gaussian"
+    ) -> Structure:
+        x, y = preset.pair(image, reference, mask)
+        return cls(x, y, mask, *_components(x, y, *WINDOWS[window]))
+
+    def ssim(self) -> float:
+        return _mean(self.luminance * self.contrast, self.mask)
+
+    def ms_ssim(self) -> float:
+        """With the Gaussian window."""
+        x, y, mask, luminance, contrast = self.x, self.y, self.mask, self.luminance, self.contrast
+        product = 1.0
+        for weight in SCALE_WEIGHTS[:-1]:
+            product *= max(_mean(contrast, mask), 0.0) ** weight
+            x, y, mask = halve(x), halve(y), None if mask is None else halve(mask) == 1
+            luminance, contrast = _components(x, y, *WINDOWS["gaussian"])
+        return float(product * max(_mean(luminance * contrast, mask), 0.0) ** SCALE_WEIGHTS[-1])
+
+
 def ssim(image: Array, reference: Array, preset: Preset = PRESETS["hu"], mask: Mask | None = None) -> float:
     """Structural similarity of two slices (rows, columns); nan for slices smaller than the window.
 
     Pixels outside the mask influence nothing.
     """
-    weights, freedom = WINDOWS[preset.conventions.ssim_window]
-    if min(reference.shape) < weights.size:
+    window = preset.conventions.ssim_window
+    if not fits(reference, window):
         return float("nan")
-    luminance, contrast = _components(*preset.pair(image, reference, mask), weights, freedom)
-    luminance *= contrast
-    return _mean(luminance, mask)
+    return Structure.of(image, reference, preset, mask, window).ssim()
 
 
 def ms_ssim(image: Array, reference: Array, preset: Preset = PRESETS["hu"], mask: Mask | None = None) -> float:
     """Multi-scale structural similarity of two slices; nan for slices of less than 176 pixels on a side."""
     if min(reference.shape) < SMALLEST:
         return float("nan")
-    x, y = preset.pair(image, reference, mask)
-    product = 1.0
-    for scale, weight in enumerate(SCALE_WEIGHTS, 1):
-        luminance, contrast = _components(x, y, *WINDOWS["gaussian"])
-        similarity = luminance * contrast if scale == len(SCALE_WEIGHTS) else contrast
-        product *= max(_mean(similarity, mask), 0.0) ** weight
-        x, y, mask = halve(x), halve(y), None if mask is None else halve(mask) == 1
-    return product
+    return Structure.of(image, reference, preset, mask).ms_ssim()
+
+
+def fits(image: Array, window: str) -> bool:
+    """Whether a slice is as large as the window."""
+    return min(image.shape) >= WINDOWS[window][0].size
 
 
 def halve(values: Array | Mask) -> Double:
     """The mean of every 2 x 2 pixels; a last odd row or column is left out."""
     rows, columns = (n // 2 * 2 for n in values.shape)
-    blocks = np.asarray(values[:rows, :columns], np.float64).reshape(rows // 2, 2, columns // 2, 2)
-    return blocks.mean((1, 3))
+    even = np.asarray(values[:rows, :columns], np.float64)
+    return (even[::2, ::2] + even[::2, 1::2] + even[1::2, ::2] + even[1::2, 1::2]) / 4
 
 
 def _components(x: Double, y: Double, weights: Double, freedom: float) -> tuple[Double, Double]:

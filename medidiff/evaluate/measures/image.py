@@ -25,7 +25,7 @@ from medidiff.metrics.gmsd import gmsd
 from medidiff.metrics.haarpsi import haarpsi
 from medidiff.metrics.image import decibel
 from medidiff.metrics.preset import WHOLE_RANGE, Preset, find_presets
-from medidiff.metrics.ssim import ms_ssim, ssim
+from medidiff.metrics.ssim import SMALLEST, Structure, fits
 from medidiff.metrics.vif import vif
 from medidiff.results.rows import WHOLE
 
@@ -61,6 +61,20 @@ def _squared(view: View, preset: Preset) -> NDArray[np.float64]:
 
 def _psnr(view: View, preset: Preset) -> float:
     return decibel(float(_counted(_squared(view, preset), view, preset).mean()))
+
+
+@lru_cache(maxsize=4)  # SSIM and MS-SSIM look at the same slice one after the other
+def _structure(view: View, preset: Preset, window: str) -> Structure:
+    return Structure.of(view.candidate, view.reference, preset, _mask(view, preset), window)
+
+
+def _ssim(view: View, preset: Preset) -> float:
+    window = preset.conventions.ssim_window
+    return _structure(view, preset, window).ssim() if fits(view.reference, window) else float("nan")
+
+
+def _ms_ssim(view: View, preset: Preset) -> float:
+    return _structure(view, preset, "gaussian").ms_ssim() if min(view.reference.shape) >= SMALLEST else float("nan")
 
 
 def _similarity(metric: Callable[..., float], view: View, preset: Preset) -> float:
@@ -168,8 +182,8 @@ MEASURES: dict[str, Factory] = {
     "rmse": partial(PooledError, "RMSE", False),
     "nrmse": partial(PooledError, "NRMSE", True),
     "psnr": partial(SliceMean, _psnr, "PSNR", "dB"),
-    "ssim": _index(ssim, "SSIM"),
-    "ms-ssim": _index(ms_ssim, "MS-SSIM"),
+    "ssim": partial(SliceMean, _ssim, "SSIM", "1"),
+    "ms-ssim": partial(SliceMean, _ms_ssim, "MS-SSIM", "1"),
     "vif": _index(vif, "VIF"),
     "gmsd": _index(gmsd, "GMSD"),
     "haarpsi": _index(haarpsi, "HaarPSI"),
