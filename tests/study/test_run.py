@@ -219,6 +219,24 @@ def test_images_are_kept_when_asked_for(study_file: Write, tmp_path: Path) -> No
     np.testing.assert_allclose(image.get_fdata(), scan.get_fdata(), atol=1e-4)
 
 
+def test_a_fault_in_the_report_costs_nothing_else(study_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that nobody foresaw: it is named with exit code 3, tables are whole, and the record says failed."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("metric")
+
+    monkeypatch.setattr("medidiff.report.build", broken)
+    plan = make_plan(study_file(report=True))
+    with pytest.raises(PartialFailure, match=r"4 of 4 .* the report: a fault of medidiff.*KeyError") as failed:
+        run(plan)
+    assert failed.value.exit_code == 3
+    out = plan.study.output
+    assert len(pairs(out)) == 4
+    record = json.loads((out / "study.json").read_text())
+    assert record["status"] == "failed"
+    assert "KeyError" in record["failures"][0]
+
+
 def test_a_scan_without_even_tissue_needs_a_scanner_to_fall_back_on(study_file: Write) -> None:
     """Its noise cannot be measured: named, and with kernel and photons from the study it is simulated."""
     entry: dict[str, Any] = {"name": "c", "full": "c_full.nii", "doses": [0.25]}
