@@ -98,8 +98,8 @@ def evaluate(
 
     OUT/results.csv has one line per case, method, region and metric. The same command continues an interrupted one.
     """
-    from medidiff.evaluate.folder import METRICS, Evaluation, named, plan
     from medidiff.evaluate.folder import evaluate as run
+    from medidiff.evaluate.plan import METRICS, Evaluation, make_plan, named
 
     wanted = Evaluation(
         reference=reference,
@@ -114,7 +114,7 @@ def evaluate(
         unit=cast("Any", unit),
     )
     with Bar("Measuring") as bar:
-        outcome = run(plan(wanted), out, overwrite=overwrite, progress=bar)
+        outcome = run(make_plan(wanted), out, overwrite=overwrite, progress=bar)
     _report(outcome)
     _show(outcome)
     if outcome.failures:

@@ -14,8 +14,9 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from medidiff.errors import InputError, OutputError, UsageError
-from medidiff.evaluate.folder import Evaluation, evaluate, named, plan
+from medidiff.evaluate.folder import evaluate
 from medidiff.evaluate.journal import Journal
+from medidiff.evaluate.plan import Evaluation, make_plan, named
 from medidiff.io.derived import Derivation, DerivedWriter
 from medidiff.io.dicom import open_series, scan
 from medidiff.io.nifti import write_nifti
@@ -63,7 +64,7 @@ def test_the_numbers_are_those_of_numpy_and_scikit_image(tmp_path: Path, write_n
     write_nifti_scan(tmp_path / "full.nii.gz", y)
     write_nifti_scan(tmp_path / "low.nii.gz", x)
     asked = Evaluation(tmp_path / "full.nii.gz", {"low": tmp_path / "low.nii.gz"}, presets=("hu", "abdomen"))
-    out = evaluate(plan(asked), tmp_path / "out").folder
+    out = evaluate(make_plan(asked), tmp_path / "out").folder
     files = [nib.load(tmp_path / name).get_fdata().transpose(2, 1, 0) for name in ("low.nii.gz", "full.nii.gz")]
     for preset, low, high, clip in (("hu", -1024, 3071, False), ("abdomen", -160, 240, True)):
         a, b = (((np.clip(f, low, high) if clip else f) - low) / (high - low) for f in files)  # [0, 1]
@@ -92,12 +93,12 @@ def test_dicom_and_nifti_mix_whatever_the_order_of_storage(tmp_path: Path, write
     image = nib.load(nifti)
     nib.save(image.as_reoriented(np.column_stack([range(3), flips[::-1]])), nifti)
     out = tmp_path / "out"
-    outcome = evaluate(plan(Evaluation(reference, {"dicom": dicom, "nifti": nifti})), out)
+    outcome = evaluate(make_plan(Evaluation(reference, {"dicom": dicom, "nifti": nifti})), out)
     table = measured(out).pivot_table(index=["region", "metric", "preset"], columns="method", values="value")
     assert not outcome.failures
     assert len(table) > 8
     np.testing.assert_allclose(table["dicom"], table["nifti"], rtol=1e-12)
-    back = evaluate(plan(Evaluation(nifti, {"dicom": reference})), tmp_path / "back").folder
+    back = evaluate(make_plan(Evaluation(nifti, {"dicom": reference})), tmp_path / "back").folder
     assert value(back, metric="RMSE", preset="hu") == pytest.approx(
         value(out, metric="RMSE", preset="hu", method="nifti")
     )
@@ -115,7 +116,7 @@ def test_cases_are_named_without_the_patient(tmp_path: Path, write_series: Write
     broken = sorted((tmp_path / "result" / "ID4711" / "B70f").iterdir())[2]
     broken.write_bytes(broken.read_bytes()[:-500])
     out = tmp_path / "out"
-    outcome = evaluate(plan(Evaluation(tmp_path / "full", {"m": tmp_path / "result"})), out)
+    outcome = evaluate(make_plan(Evaluation(tmp_path / "full", {"m": tmp_path / "result"})), out)
     assert [case for case, *_ in outcome.failures] == ["002_CT_B70f"]
     for path in (p for p in out.rglob("*") if p.is_file()):
         for secret in (*tags.values(), "Doe", "ID4711", *filter(None, uids)):
@@ -132,7 +133,7 @@ def test_kernels_of_one_scan_are_told_apart(tmp_path: Path, write_series: Write)
     for kernel, back in (("B40f", "z"), ("B70f", "a")):
         source = write_series(tmp_path / "full" / kernel, kernel=kernel, FrameOfReferenceUID="1.2.3")
         derive(source, tmp_path / "result" / back, lambda hu: hu + 5)
-    out = evaluate(plan(Evaluation(tmp_path / "full", {"m": tmp_path / "result"})), tmp_path / "out").folder
+    out = evaluate(make_plan(Evaluation(tmp_path / "full", {"m": tmp_path / "result"})), tmp_path / "out").folder
     rmse = measured(out).query("metric == 'RMSE' and preset == 'hu' and region == 'all'")
     assert list(rmse["case"]) == ["001_CT_B40f", "002_CT_B70f"]
     assert list(rmse["value"]) == pytest.approx([5, 5])
@@ -144,7 +145,7 @@ def test_what_does_not_match_is_listed_on_both_sides(tmp_path: Path, write_nifti
         for name in names:
             write_nifti_scan(tmp_path / folder / f"{name}.nii.gz", volumes[0])
     with pytest.raises(InputError) as error:
-        plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x", "y": tmp_path / "y"}))
+        make_plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x", "y": tmp_path / "y"}))
     sentence = str(error.value)
     assert "c is only in the reference; d is only in the candidate" in sentence
     assert sentence.count("c is only in the reference") == 2
@@ -157,7 +158,7 @@ def test_another_grid_is_refused_before_anything_is_measured(tmp_path: Path, wri
         write_nifti_scan(tmp_path / folder / "a.nii.gz", volumes[0][:stop])
         write_nifti_scan(tmp_path / folder / "b.nii.gz", volumes[0])
     with pytest.raises(InputError, match=r"a: shape \(3, 40, 36\) against \(4, 40, 36\)"):
-        plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x"}))
+        make_plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x"}))
 
 
 def test_names_decide_where_places_are_the_same(tmp_path: Path, write_nifti_scan: Write, volumes) -> None:
@@ -165,7 +166,7 @@ def test_names_decide_where_places_are_the_same(tmp_path: Path, write_nifti_scan
     for k, name in enumerate("ab"):
         write_nifti_scan(tmp_path / "full" / f"{name}.nii.gz", volumes[0])
         write_nifti_scan(tmp_path / "x" / f"{name}.nii", volumes[0] + k + 1)
-    out = evaluate(plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x"})), tmp_path / "out").folder
+    out = evaluate(make_plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x"})), tmp_path / "out").folder
     assert [value(out, case=name, metric="bias") for name in "ab"] == [1, 2]
 
 
@@ -180,7 +181,7 @@ def test_a_case_that_fails_is_named_and_done_when_it_is_mended(
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
     asked = Evaluation(tmp_path / "full", {"x": tmp_path / "x"})
-    first = evaluate(plan(asked), tmp_path / "out")
+    first = evaluate(make_plan(asked), tmp_path / "out")
     assert [(case, method) for case, method, _ in first.failures] == [("b", "x")]
     assert first.measured == 2
     assert set(measured(first.folder)["case"]) == {"a", "c"}
@@ -188,11 +189,11 @@ def test_a_case_that_fails_is_named_and_done_when_it_is_mended(
     assert record["status"] == "failed"
     assert len(record["failures"]) == 1
     damaged.write_bytes(whole)
-    again = evaluate(plan(asked), tmp_path / "out")
+    again = evaluate(make_plan(asked), tmp_path / "out")
     assert not again.failures
     assert again.measured == 1
     assert set(measured(again.folder)["case"]) == {"a", "b", "c"}
-    assert evaluate(plan(asked), tmp_path / "out").measured == 0
+    assert evaluate(make_plan(asked), tmp_path / "out").measured == 0
 
 
 def test_a_file_that_changed_is_measured_again(tmp_path: Path, write_nifti_scan: Write, volumes) -> None:
@@ -200,9 +201,9 @@ def test_a_file_that_changed_is_measured_again(tmp_path: Path, write_nifti_scan:
     full = write_nifti_scan(tmp_path / "full.nii.gz", volumes[0])
     candidate = write_nifti_scan(tmp_path / "x.nii.gz", volumes[1])
     asked = Evaluation(full, {"x": candidate})
-    evaluate(plan(asked), tmp_path / "out")
+    evaluate(make_plan(asked), tmp_path / "out")
     write_nifti_scan(candidate, volumes[0])
-    out = evaluate(plan(asked), tmp_path / "out").folder
+    out = evaluate(make_plan(asked), tmp_path / "out").folder
     assert value(out, metric="RMSE", preset="hu") == 0
     assert value(out, metric="PSNR", preset="hu") == np.inf
 
@@ -215,14 +216,17 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, write_nifti_scan
     mine.mkdir()
     (mine / "thesis.txt").write_text("three years")
     with pytest.raises(OutputError, match="no evaluation of medidiff"):
-        evaluate(plan(asked), mine, overwrite=True)
-    out = evaluate(plan(asked), tmp_path / "out").folder
+        evaluate(make_plan(asked), mine, overwrite=True)
+    out = evaluate(make_plan(asked), tmp_path / "out").folder
     with pytest.raises(OutputError, match="another evaluation"):
-        evaluate(plan(other), out)
-    assert set(measured(evaluate(plan(other), out, overwrite=True).folder)["preset"]) == {"lung", "hu"}  # bias is of hu
+        evaluate(make_plan(other), out)
+    assert set(measured(evaluate(make_plan(other), out, overwrite=True).folder)["preset"]) == {
+        "lung",
+        "hu",
+    }  # bias is of hu
     (out / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"notes\.txt: was not written"):
-        evaluate(plan(asked), out, overwrite=True)
+        evaluate(make_plan(asked), out, overwrite=True)
     assert (out / "notes.txt").exists()
 
 
@@ -234,7 +238,7 @@ def test_masks_and_label_maps_are_regions(tmp_path: Path, write_nifti_scan: Writ
     liver[1:3, 10:20, 10:20], lesions[0, 5:9, 5:9], lesions[3, 20:25, 20:25] = 1, 1, 7
     write_nifti_scan(tmp_path / "masks" / "liver.nii.gz", liver)
     write_nifti_scan(tmp_path / "masks" / "lesions.nii.gz", lesions)
-    out = evaluate(plan(Evaluation(full, {"x": candidate}, mask=tmp_path / "masks")), tmp_path / "out").folder
+    out = evaluate(make_plan(Evaluation(full, {"x": candidate}, mask=tmp_path / "masks")), tmp_path / "out").folder
     for region, inside in {"liver": liver == 1, "lesions 1": lesions == 1, "lesions 7": lesions == 7}.items():
         error = (x - y)[inside].astype(float)
         assert value(out, region=region, metric="bias") == pytest.approx(error.mean())
@@ -247,25 +251,25 @@ def test_a_mask_may_belong_to_one_case(tmp_path: Path, write_nifti_scan: Write, 
         write_nifti_scan(tmp_path / "full" / f"{name}.nii.gz", volumes[0])
     write_nifti_scan(tmp_path / "masks" / "b" / "liver.nii.gz", np.ones_like(volumes[0]))
     asked = Evaluation(tmp_path / "full", {"x": tmp_path / "full"}, mask=tmp_path / "masks")
-    table = measured(evaluate(plan(asked), tmp_path / "out").folder)
+    table = measured(evaluate(make_plan(asked), tmp_path / "out").folder)
     assert set(table[table["region"] == "liver"]["case"]) == {"b"}
     write_nifti_scan(tmp_path / "masks" / "spleen.nii.gz", np.ones((2, 8, 8)))
     with pytest.raises(InputError, match=r"on the grid of no case: .*spleen"):
-        plan(asked)
+        make_plan(asked)
 
 
 def test_suv_has_its_own_preset_and_dicom_is_not_in_it(tmp_path: Path, write_nifti_scan: Write, write_series) -> None:
     """PET in NIfTI is measured in the range of SUV; what looks like SUV is refused as HU."""
     uptake = np.random.default_rng(0).gamma(2, 1, (3, 32, 32)).astype(np.float32)
     full, low = write_nifti_scan(tmp_path / "a.nii.gz", uptake), write_nifti_scan(tmp_path / "b.nii.gz", 1.1 * uptake)
-    out = evaluate(plan(Evaluation(full, {"low": low}, unit="SUV")), tmp_path / "out").folder
+    out = evaluate(make_plan(Evaluation(full, {"low": low}, unit="SUV")), tmp_path / "out").folder
     error = 0.1 * uptake.astype(float)
     assert value(out, metric="RMSE", preset="suv", unit="SUV") == pytest.approx(np.sqrt((error**2).mean()), rel=1e-5)
     assert value(out, metric="bias", preset="suv", unit="SUV") == pytest.approx(error.mean(), rel=1e-5)
     with pytest.raises(InputError, match="expected HU"):
-        plan(Evaluation(full, {"low": low}))
+        make_plan(Evaluation(full, {"low": low}))
     with pytest.raises(InputError, match="in HU and not in SUV"):
-        plan(Evaluation(write_series(tmp_path / "ct"), {"low": low}, unit="SUV"))
+        make_plan(Evaluation(write_series(tmp_path / "ct"), {"low": low}, unit="SUV"))
 
 
 def test_every_mistake_is_in_one_sentence(tmp_path: Path) -> None:
@@ -275,7 +279,7 @@ def test_every_mistake_is_in_one_sentence(tmp_path: Path) -> None:
         reference_noise="some",
     )  # fmt: skip
     with pytest.raises(UsageError) as error:
-        plan(asked)
+        make_plan(asked)
     for fault in ("abdomn unknown", "suv is for SUV", "snr unknown", "needs --scan", "25 is not a fraction", "'some'",
                   "none: no such", "nowhere: no such"):  # fmt: skip
         assert fault in str(error.value)
@@ -301,7 +305,7 @@ def test_uncertainty_maps_of_a_reconstruction_come_along(tmp_path: Path, write_n
     series = {"folder": "001_CT_nifti", "uncertainty_folder": "001_CT_nifti_uncertainty", "input_series_uid": "1.2.3"}
     record = {"format": "medidiff-run-1", "parameters": {"mode": "uncertainty", "series": "1.2.3"}, "series": [series]}
     (run / "run.json").write_text(json.dumps(record))
-    asked = plan(Evaluation(full, {"run": run}, metrics=("rmse", "uncertainty")))
+    asked = make_plan(Evaluation(full, {"run": run}, metrics=("rmse", "uncertainty")))
     assert asked.cases[0].partners["run"].deviation is not None
     out = evaluate(asked, tmp_path / "out").folder
     assert "coverage" in " ".join(measured(out)["metric"])
@@ -330,12 +334,12 @@ def test_a_full_disk_stops_the_work_and_keeps_what_is_finished(
         return put(self, case, *more, **facts)
 
     monkeypatch.setattr(Journal, "put", full)
-    first = evaluate(plan(asked), tmp_path / "out")
+    first = evaluate(make_plan(asked), tmp_path / "out")
     assert tried == ["a", "b"]
     assert [case for case, *_ in first.failures] == ["b"]
     assert set(measured(first.folder)["case"]) == {"a"}
     monkeypatch.setattr(Journal, "put", put)
-    again = evaluate(plan(asked), tmp_path / "out")
+    again = evaluate(make_plan(asked), tmp_path / "out")
     assert (again.measured, again.failures) == (2, [])
 
 
@@ -353,7 +357,7 @@ def test_real_series_find_their_nifti_by_position(tmp_path: Path, shared_data: P
     for series, name in zip(found, ("z", "b"), strict=True):
         write_nifti(tmp_path / "x" / f"{name}.nii", open_series(series))
     out = evaluate(
-        plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x"}, metrics=("rmse",))), tmp_path / "out"
+        make_plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x"}, metrics=("rmse",))), tmp_path / "out"
     ).folder
     rmse = measured(out).query("metric == 'RMSE' and preset == 'hu' and region == 'all'")
     assert list(rmse["value"]) == [0, 0]
