@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,8 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 def load_settings(kind: type[SettingsT], path: Path, overrides: Sequence[str] = ()) -> SettingsT:
-    """Read settings of one `kind` from YAML, with `a.b=value` overrides (the value is YAML as well).
+    """Read settings of one `kind` from YAML, with overrides `a.b=value`, or `a.0=value` for the first item of a list
+    (the value is YAML as well).
 
     Raises UsageError naming every bad key at once.
     """
@@ -47,12 +49,25 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UsageError(f"override '{override}': expected key=value, for example steps=1000")
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise UsageError(f"override '{override}': '{parent}' is a single value, it has no '{last}'")
     try:
-        values[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UsageError(f"override '{override}': '{text}' is not a YAML value") from None
+    *parents, last = key.split(".")
+    place: Any = values
+    for parent, child in pairwise([*parents, last]):
+        if isinstance(place, dict):
+            place.setdefault(parent, {})
+        place = place[_part(place, parent, override)]
+        if not isinstance(place, dict | list):
+            raise UsageError(f"override '{override}': '{parent}' is a single value, it has no '{child}'")
+    place[_part(place, last, override)] = value
+
+
+def _part(place: dict[str, Any] | list[Any], part: str, override: str) -> str | int:
+    """The key of a mapping, or the number of an item that a list has."""
+    if isinstance(place, dict):
+        return part
+    if not part.isdecimal() or int(part) >= len(place):
+        raise UsageError(f"override '{override}': '{part}' is none of the items 0 to {len(place) - 1} of a list")
+    return int(part)

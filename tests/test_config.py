@@ -35,6 +35,15 @@ def test_overrides_win_over_the_file_and_are_yaml_themselves(tmp_path: Path) -> 
     assert settings == Outer(name="b=c", steps=7, inner=Inner(width=3, ranges=(0.5, 2.0)))
 
 
+def test_overrides_reach_into_lists(tmp_path: Path) -> None:
+    """Items are counted from 0; one that is not there, or has no number, is named."""
+    path = written(tmp_path, "name: a\nsteps: 5\ninner: {width: 3, ranges: [1, 2]}\n")
+    assert load_settings(Outer, path, ["inner.ranges.1=7"]).inner.ranges == (1, 7)
+    for key in ("inner.ranges.2", "inner.ranges.last"):
+        with pytest.raises(UsageError, match="is none of the items 0 to 1 of a list"):
+            load_settings(Outer, path, [f"{key}=7"])
+
+
 def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
     """Misspelt, missing and out of range, nested or not."""
     path = written(tmp_path, "steps: 0\ninner: {widht: 3}\ncolour: red\n")

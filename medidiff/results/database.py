@@ -151,11 +151,14 @@ def _parse(url: str) -> sa.URL:
     """Raises UsageError that does not repeat the URL: it may hold a password in a place where nobody would look."""
     try:
         parsed = sa.make_url(url)
-        return parsed.set(drivername=DRIVERS[parsed.drivername.replace("+psycopg", "")])
+        known = parsed.set(drivername=DRIVERS[parsed.drivername.replace("+psycopg", "")])
     except (ArgumentError, KeyError, NoSuchModuleError, ValueError):
         raise UsageError(
-            "database: expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME, found another kind of URL"
+            "expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME, found another kind of URL"
         ) from None
+    if known.drivername == "sqlite" and known.database in (None, "", ":memory:"):
+        raise UsageError("sqlite without a file would forget everything; name one: sqlite:///FILE")
+    return known
 
 
 def _shown(url: sa.URL) -> str:

@@ -186,8 +186,7 @@ class MethodEntry(BaseModel):
     @model_validator(mode="after")
     def _known(self) -> MethodEntry:
         given = set(self.model_extra or {})
-        if unknown := sorted(given - OF_METHODS):
-            raise ValueError(f"unknown: {', '.join(unknown)}")
+        faults = [f"unknown: {', '.join(unknown)}"] if (unknown := sorted(given - OF_METHODS)) else []
         if self.external and (given or self.tuned):
             unused = sorted(given | ({"tuned"} if self.tuned else set()))
             raise ValueError(f"results made elsewhere have no {', '.join(unused)}: leave it out")
@@ -198,7 +197,9 @@ class MethodEntry(BaseModel):
             try:
                 self.options(0)
             except UsageError as error:
-                raise ValueError(str(error)) from None
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     def _check_tuned(self, given: set[str]) -> None:
@@ -215,7 +216,7 @@ class MethodEntry(BaseModel):
 
         `found` is what `tuned` holds for the method.
         """
-        values: dict[str, Any] = dict(self.model_extra or {})
+        values = {key: value for key, value in (self.model_extra or {}).items() if key in OF_METHODS}
         blend = (found.alpha if found else None) if self.blend == "tuned" else self.blend
         if blend is not None:
             values["strength"] = 100 * (1 - blend)

@@ -120,6 +120,13 @@ def test_other_urls_are_refused_without_repeating_them(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_without_a_file_is_refused(url: str) -> None:
+    """It would forget everything as soon as the study ends."""
+    with pytest.raises(UsageError, match="name one: sqlite:///FILE"):
+        open_database(url)
+
+
 def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
     """Neither the password of the URL nor one in its query is shown."""
     with pytest.raises(OutputError, match=r"postgresql.*does not answer") as caught:

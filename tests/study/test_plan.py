@@ -44,6 +44,17 @@ def test_all_faults_are_named_together(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_faulty_method_is_not_said_to_be_missing(study_file: Write) -> None:
+    """The baseline is named, its options are wrong: that is one fault, and not two."""
+    path = study_file(
+        methods=[{"name": "magic", "method": "magic"}, {"name": "n", "method": "nlm"}], statistics={"baseline": "magic"}
+    )
+    with pytest.raises(UsageError) as error:
+        make_plan(path)
+    assert "'magic' is not a method" in str(error.value)
+    assert "faults" not in str(error.value)
+
+
 def test_doses_become_cases_that_share_a_patient(study_file: Write) -> None:
     """`simulate` makes one case a dose; a case without a name is numbered, and without a patient its own."""
     full = {"full": "c_full.nii", "doses": [0.5, 0.25], "kernel": "hann", "i0": 1e5}

@@ -23,6 +23,12 @@ def test_every_faulty_key_is_named_and_the_rest_is_kept(study_file: Callable[...
     assert [method.name for method in study.methods] == ["identity"]
 
 
+def test_one_method_may_have_several_faults(study_file: Callable[..., Path]) -> None:
+    """A misspelt method does not hide behind a misspelt option."""
+    _, faults = read_study(study_file(methods=[{"name": "g", "method": "gaussain", "sigma": 3}]))
+    assert [word in faults[0] for word in ("unknown: sigma", "gaussain")] == [True, True]
+
+
 def test_a_blend_is_a_strength() -> None:
     """x_hat + alpha (y - x_hat) = y + (1 - alpha) (x_hat - y): blend 0.3 is strength 70; not both."""
     assert MethodEntry.model_validate({"name": "m", "method": "nlm", "blend": 0.3}).options(0).strength == 70
