@@ -14,6 +14,7 @@ from medidiff.report.pictures import choose
 from medidiff.report.summary import main_outcomes, tables
 from medidiff.report.tables import TEX, Cell, Column, Table, latex, markdown, tex
 from medidiff.report.words import decimals, interval, leaves, listed, number, p_value
+from medidiff.results.rows import Row
 
 
 def test_latex_is_escaped_and_balanced() -> None:
@@ -59,6 +60,27 @@ def test_primary_outcomes_lead_the_main_table(folder: Any) -> None:
     made.write(record=record, curves=False, pictures=False)
     first, second, *_ = main_outcomes(read_results(made.path))
     assert (first.metric, second.metric, second.region) == ("SSIM", "RMSE", "lung")
+
+
+def test_phantom_tasks_are_shown_whole_and_the_hardest_leads(folder: Any) -> None:
+    """Every signal with what is left of its contrast; in the main table the one that methods do worst at."""
+    made = folder(patients=1, doses=(0.25,), methods=("identity", "nlm"))
+    case = made.cases[0].case
+    for method, easy, hard, left in (("identity", 0.9, 0.8, 9.7), ("nlm", 0.95, 0.7, 2.5)):
+        for region, auc in (("disc 10 mm 5 HU", easy), ("disc 5 mm 10 HU", hard)):
+            made.rows.append(Row(case, method, region, "CHO AUC", "", auc, "1"))
+            made.rows.append(Row(case, method, region, "contrast", "", left, "HU"))
+    made.write(curves=False, pictures=False)
+    results = read_results(made.path)
+    assert [o.region for o in main_outcomes(results) if o.metric == "CHO AUC"] == ["disc 5 mm 10 HU"]
+    detection = next(table for table in tables(results) if table.name == "detection")
+    assert [column.whole for column in detection.columns[2:]] == [
+        "CHO AUC (disc 10 mm 5 HU)",
+        "CHO AUC (disc 5 mm 10 HU)",
+        "contrast / HU (disc 10 mm 5 HU)",
+        "contrast / HU (disc 5 mm 10 HU)",
+    ]
+    assert [cell.text for cell in detection.groups[0][1][1:]] == ["nlm", "0.95", "0.70", "2.50", "2.50"]
 
 
 def test_ranks_of_cases(folder: Any) -> None:
