@@ -7,7 +7,6 @@ every result it makes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from medidiff.config import Settings
 from medidiff.diffusion.denoiser import FEATURES, Condition, Denoiser
 from medidiff.diffusion.regression import Regression
 from medidiff.errors import ModelError
+from medidiff.io.files import file_hash
 from medidiff.networks.plain import PLAIN
 from medidiff.networks.unet import UNet
 from medidiff.noise.level import noise_estimate
@@ -214,12 +214,6 @@ def embedded() -> dict[str, Path]:
 
 
 DEFAULT = "ct"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find(name: str | Path) -> Path:

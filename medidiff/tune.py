@@ -41,7 +41,8 @@ from medidiff.errors import InputError, OutputError, UsageError
 from medidiff.inference.methods import Learned
 from medidiff.inference.options import Options
 from medidiff.inference.tuned import Best, Tuned, TunedMethod, load_tuned, save_tuned
-from medidiff.model import file_hash, load
+from medidiff.io.files import file_hash
+from medidiff.model import load
 from medidiff.noise.level import noise_level
 from medidiff.patches import slab_indices
 from medidiff.progress import Progress, silent

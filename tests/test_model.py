@@ -16,7 +16,8 @@ from torch import nn
 from medidiff import model as models
 from medidiff.diffusion.denoiser import Denoiser
 from medidiff.errors import ModelError
-from medidiff.model import Architecture, Card, build, embedded, file_hash, load, save
+from medidiff.io.files import file_hash
+from medidiff.model import Architecture, Card, build, embedded, load, save
 from medidiff.noise.level import noise_estimate
 from medidiff.scaling import LinearScaling
 

@@ -48,7 +48,7 @@ def simulate(
     Every usable series is written to its own folder in OUT; OUT/run.json holds every parameter.
     """
     from medidiff.inference.cases import find_cases
-    from medidiff.io.derived import whole_folder
+    from medidiff.io.files import whole_folder
 
     found = find_cases(path, series=series, allow_gaps=allow_gaps)
     records: list[dict[str, Any]] = []

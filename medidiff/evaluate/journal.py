@@ -18,7 +18,7 @@ from typing import Any
 
 from medidiff.evaluate.engine import as_curves, as_rows
 from medidiff.evaluate.measure import Function, Value
-from medidiff.io.derived import write_whole
+from medidiff.io.files import write_whole
 from medidiff.results.names import file_stem
 from medidiff.results.rows import CaseFacts, Curve, Row
 from medidiff.results.tables import strict_json

@@ -15,8 +15,9 @@ import numpy as np
 
 from medidiff.errors import InputError
 from medidiff.evaluate.engine import Regions
-from medidiff.evaluate.match import Item, file_hash, listed
+from medidiff.evaluate.match import Item, listed
 from medidiff.evaluate.view import Mask
+from medidiff.io.files import file_hash
 from medidiff.io.nifti import grid_difference, is_nifti_name, on_grid, open_labels
 from medidiff.volume import Geometry, SliceSource
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from medidiff.errors import InputError, UnitError
 from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
+from medidiff.io.files import file_hash
 from medidiff.io.nifti import grid_difference, is_nifti_name, on_grid, open_labels, open_nifti
 from medidiff.io.series import SAME_PLACE_MM, folder_name, geometry
 from medidiff.units import Unit
@@ -126,12 +127,6 @@ def run_parameters(path: Path) -> dict[str, object]:
     found = _record(path / RUN_RECORD)
     parameters = found.get("parameters", {}) if str(found.get("format", "")).startswith("medidiff-run") else {}
     return {k: v for k, v in parameters.items() if k != "series"} if isinstance(parameters, dict) else {}
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listed(texts: Sequence[str]) -> str:

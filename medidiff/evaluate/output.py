@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import MedidiffError, OutputError
 from medidiff.evaluate.journal import Entry
-from medidiff.io.derived import write_whole
+from medidiff.io.files import write_whole
 from medidiff.results.names import RECORD
 from medidiff.results.rows import CaseFacts
 from medidiff.results.tables import read_tables, write_curves, write_statistics, write_tables

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medidiff.evaluate.view import View
-from medidiff.io.derived import replacing
+from medidiff.io.files import replacing
 from medidiff.volume import Geometry
 
 FOLDER = "pictures"

@@ -15,9 +15,9 @@ from medidiff.errors import InputError
 from medidiff.inference.sinks import DicomSink, NiftiSink, Place, Sink
 from medidiff.io.derived import Derivation, DerivedWriter
 from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
+from medidiff.io.files import file_hash
 from medidiff.io.nifti import NiftiSource, is_nifti_name, open_nifti
 from medidiff.io.series import folder_name
-from medidiff.model import file_hash
 from medidiff.volume import SliceSource
 
 MAP_SLOPE_HU = 0.1  # an uncertainty map resolves a tenth of an HU, up to 3,276 HU

@@ -21,7 +21,7 @@ from medidiff import DISCLAIMER, __version__
 from medidiff.config import Settings
 from medidiff.errors import OutputError
 from medidiff.inference.sinks import MAP_NAME, NIFTI_NAME, UNFINISHED
-from medidiff.io.derived import write_whole
+from medidiff.io.files import write_whole
 
 NAME = "run.json"
 FOLDER = r"^\d{3,}_[A-Za-z0-9.+_-]+$"

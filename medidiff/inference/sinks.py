@@ -18,7 +18,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.io.derived import DerivedWriter, write_whole
+from medidiff.io.derived import DerivedWriter
+from medidiff.io.files import write_whole
 from medidiff.io.nifti import NiftiSource, write_nifti
 from medidiff.units import Unit
 from medidiff.volume import Geometry

@@ -18,8 +18,7 @@ import yaml
 from medidiff import DISCLAIMER, __version__
 from medidiff.config import Settings, load_settings
 from medidiff.errors import UsageError
-from medidiff.io.derived import write_whole
-from medidiff.model import file_hash
+from medidiff.io.files import file_hash, write_whole
 
 OBJECTIVE = "mean over patients of RMSE in HU"
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +41,7 @@ from pydicom.uid import (
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import OutputError, UsageError
+from medidiff.io.files import whole_folder, write_whole
 from medidiff.io.headers import number, quiet_parsing, read_header, text, texts
 from medidiff.volume import SliceSource
 
@@ -430,36 +429,6 @@ class DerivedWriter:
         dataset.WindowCenter, dataset.WindowWidth = (f"{value:.6g}" for value in self.derivation.window)
 
 
-def write_whole(target: Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name and rename it, so that it is there whole or not at all.
-
-    Raises OutputError, naming the file and the reason.
-    """
-    with replacing(target) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target` that takes its place when the block succeeds, and vanishes otherwise.
-
-    Raises OutputError for any operating system error inside the block.
-    """
-    temporary = target.with_name(f".{target.name}.tmp")  # one name: what a killed run left is used up by the next
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
-        yield temporary
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OutputError(
-            f"{target}: cannot be written ({error.strerror or error}); check the path, its permissions "
-            "and the free space"
-        ) from error
-    finally:
-        _remove(temporary)
-
-
 @contextmanager
 def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `target` that takes its place when the block succeeds, and vanishes otherwise.
@@ -470,16 +439,6 @@ def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     require_free(target, overwrite)
     with whole_folder(target) as temporary:
         yield temporary
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """`replacing_folder` for a caller who has checked that `target`, if it exists, may be replaced."""
-    with replacing(target) as temporary:
-        temporary.mkdir()
-        yield temporary
-        if target.exists():
-            shutil.rmtree(target)
 
 
 def require_free(target: Path, overwrite: bool) -> None:
@@ -493,16 +452,6 @@ def require_free(target: Path, overwrite: bool) -> None:
         raise OutputError(f"{target}: the folder holds other files ({others[0]} ...); choose a new folder")
     if names and not overwrite:
         raise OutputError(f"{target}: exists already with {len(names)} slices; add --overwrite to replace it")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # the folder is read-only or a parent is a file: then there is nothing to remove
-        return
 
 
 def _uid(*parts: str) -> str:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import GeometryError, InputError, OutputError, UnitError
-from medidiff.io.derived import replacing
+from medidiff.io.files import replacing
 from medidiff.progress import Progress, silent
 from medidiff.units import Unit
 from medidiff.volume import Geometry, SliceSource
@@ -86,6 +86,11 @@ class NiftiSource:
         """Smallest and largest finite value of the file."""
         ranges = [_finite_range(self._values(k)) for k in range(self.raw.shape[2])]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    @cached_property
+    def has_holes(self) -> bool:
+        """True where some values of the file are not numbers."""
+        return self.raw.dtype.kind == "f" and not all(np.isfinite(self.stored(k)).all() for k in range(self.raw.shape[2]))
 
     def _values(self, index: int) -> NDArray[np.float32]:
         stored = self.stored(index)

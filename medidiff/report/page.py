@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medidiff import DISCLAIMER, __version__
-from medidiff.io.derived import write_whole
+from medidiff.io.files import write_whole
 from medidiff.report import curves, planes, plots
 from medidiff.report.folder import Results, read_results
 from medidiff.report.methods import paragraphs, subjects

@@ -24,6 +24,7 @@ import numpy as np
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import InputError
+from medidiff.io.files import replacing, write_whole
 from medidiff.results.names import (
     AGREEMENT,
     CASES,
@@ -66,8 +67,6 @@ def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def write_curves(folder: Path, curves: Iterable[Curve]) -> None:
     """Write curves.json, sorted; raises OutputError."""
-    from medidiff.io.derived import write_whole
-
     ordered = sorted(curves, key=attrgetter("case", "method", "region", "name"))
     texts = [strict_json(asdict(curve) | {"x": _floats(curve.x), "y": _floats(curve.y)}) for curve in ordered]
     write_whole(folder / CURVES, ("[" + ",\n".join(texts) + "]\n").encode())
@@ -87,8 +86,6 @@ def read_curves(folder: Path) -> list[Curve]:
 
 def write_statistics(folder: Path, analysis: Analysis) -> None:
     """Write statistics.csv, comparisons.csv, agreement.csv and conclusions.txt; raises OutputError."""
-    from medidiff.io.derived import write_whole
-
     tables = {STATISTICS: analysis.summary, COMPARISONS: analysis.comparisons, AGREEMENT: analysis.agreement}
     for name, table in tables.items():
         write_whole(folder / name, table.to_csv(index=False, na_rep="nan", lineterminator="\n").encode())
@@ -106,8 +103,6 @@ def _case_cells(facts: CaseFacts) -> list[str]:
 
 
 def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    from medidiff.io.derived import replacing
-
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -133,8 +128,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     import pyarrow as pa
     from pyarrow import parquet
-
-    from medidiff.io.derived import replacing
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     about = {"medidiff": __version__, "note": DISCLAIMER}

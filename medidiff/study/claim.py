@@ -7,26 +7,26 @@ OUT/.work    files of the tasks under way; removed at the end, and by the next r
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from medidiff.errors import OutputError
 from medidiff.evaluate.output import Kind, holder
+from medidiff.io.files import writing
 from medidiff.results.names import MADE, TABLES
 from medidiff.study.work import WORK
 
 STUDY = Kind("medidiff-study-1", "study", "output=FOLDER")
 LOCK = ".lock"
-T = TypeVar("T")
 
 
 def claim(out: Path, identity: str, *, overwrite: bool) -> None:
     """Make the folder ours; raises OutputError where it holds something else, or another study without `overwrite`."""
     found = holder(out, STUDY, {LOCK, WORK})
     if found is None:
-        writing(out, lambda: out.mkdir(parents=True, exist_ok=True))
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
     if found in (None, identity):
         return
     if not overwrite:
@@ -50,7 +50,8 @@ def alone(out: Path) -> Iterator[None]:
         except OSError:
             raise OutputError(f"{out}: another run is at work in this folder; wait for it, or stop it") from None
         try:
-            writing(out, lambda: (out / WORK).mkdir(exist_ok=True))
+            with writing(out):
+                (out / WORK).mkdir(exist_ok=True)
             for path in (out / WORK).iterdir():
                 if path.is_dir():  # of a task that was killed; what is worth computing once stays
                     shutil.rmtree(path, ignore_errors=True)
@@ -58,12 +59,3 @@ def alone(out: Path) -> Iterator[None]:
         finally:
             shutil.rmtree(out / WORK, ignore_errors=True)
             (out / LOCK).unlink(missing_ok=True)
-
-
-def writing(path: Path, write: Callable[[], T]) -> T:
-    """What `write` returns; raises OutputError where the system does not let it."""
-    try:
-        return write()
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror or error})"
-        raise OutputError(f"{path}: {reason}; check the path, its permissions and the free space") from error

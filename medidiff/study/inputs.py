@@ -21,9 +21,8 @@ from medidiff.errors import GeometryError, InputError, UnitError
 from medidiff.evaluate.phantoms import PhantomCase
 from medidiff.evaluate.view import Feature, ReferenceNoise
 from medidiff.inference.cases import Case, DicomCase, NiftiCase, find_cases
-from medidiff.io.derived import write_whole
+from medidiff.io.files import file_hash, write_whole
 from medidiff.io.nifti import NiftiSource, is_nifti_name, on_grid, open_nifti
-from medidiff.model import file_hash
 from medidiff.physics.ct import KERNELS
 from medidiff.simulate import Acquisition, Calibration, LowDose, LowDoseSource, calibrate, z_weights
 from medidiff.units import Unit

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
+from medidiff.io.files import file_hash
 from medidiff.io.nifti import open_labels
-from medidiff.model import file_hash
 from medidiff.study.inputs import aligned, middle
 from medidiff.study.settings import Regions
 from medidiff.volume import SliceSource

@@ -21,11 +21,12 @@ from medidiff.errors import PartialFailure
 from medidiff.evaluate import output
 from medidiff.evaluate.journal import Entry, Journal
 from medidiff.evaluate.pictures import FOLDER as PICTURES
+from medidiff.io.files import writing
 from medidiff.progress import Progress, silent
 from medidiff.results.names import RECORD, file_stem
 from medidiff.results.rows import CaseFacts, Row
 from medidiff.study.board import Board
-from medidiff.study.claim import STUDY, alone, claim, writing
+from medidiff.study.claim import STUDY, alone, claim
 from medidiff.study.executor import Executor, LocalPool, Outcome, Serial
 from medidiff.study.plan import Plan
 from medidiff.study.work import BOARD, IMAGES, WORK, Report, Task, work
@@ -111,7 +112,8 @@ def _work(study: Study, tasks: Sequence[Task], executor: Executor, progress: Pro
     """Work on all tasks; raises KeyboardInterrupt when the user stopped it."""
     if not tasks:
         return
-    board = writing(study.out, lambda: Board.make(study.out / WORK / BOARD, len(tasks)))
+    with writing(study.out):
+        board = Board.make(study.out / WORK / BOARD, len(tasks))
     total, full = sum(task.ticks for task in tasks), ""
     with _interruptible(board) as interrupted, _watched(board, total, progress):
         for outcome in executor.run(tasks, work):

@@ -18,8 +18,9 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from medidiff.errors import OutputError, UsageError
 from medidiff.io.blank import BlankSource
-from medidiff.io.derived import Derivation, DerivedWriter, write_whole
+from medidiff.io.derived import Derivation, DerivedWriter
 from medidiff.io.dicom import open_series, scan
+from medidiff.io.files import write_whole
 from medidiff.volume import Geometry, Volume
 
 DERIVATION = Derivation("model ct-1 (hash 0123), quantitative, 4 evaluations, seed 0", "medidiff quantitative")

@@ -10,7 +10,8 @@ import pytest
 
 from medidiff.errors import UsageError
 from medidiff.inference.tuned import Best, Tuned, TunedMethod, save_tuned
-from medidiff.model import file_hash, load
+from medidiff.io.files import file_hash
+from medidiff.model import load
 from medidiff.study.plan import make_plan
 
 Write = Callable[..., Path]
