@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medidiff.errors import InputError, MedidiffError, OutputError
 from medidiff.evaluate import output
 from medidiff.evaluate.claim import EVALUATION, claim
@@ -96,8 +98,9 @@ def _pair(asked: Plan, case: Case, method: str, key: str, journal: Journal, prog
         reference, evaluation.measured_in, dose=evaluation.dose, reference_noise=evaluation.reference_noise
     )
     asked_of, worst = measures(evaluation.metrics, context), WorstSlice()
+    result = candidate.open(wanted)
     views = look(
-        candidate.open(wanted),
+        result,
         reference,
         scan=_opened(scan, wanted),
         truth=_opened(truth, wanted),
@@ -110,7 +113,20 @@ def _pair(asked: Plan, case: Case, method: str, key: str, journal: Journal, prog
     values, functions = ([one for part in parts for one in part] for parts in zip(*said, strict=True))
     journal.put(case.name, method, key, values, functions, case.facts, round(time.perf_counter() - began, 3))
     mute = [name for name, (some, curves) in zip(evaluation.metrics, said, strict=True) if not some and not curves]
-    return [f"{case.name}, {method}: {', '.join(mute)} had nothing to measure"] if mute else []
+    said_of = [f"{', '.join(mute)} had nothing to measure"] if mute else []
+    if candidate.is_nifti and (lost := _lost(result, reference)):
+        said_of.append(f"{lost} voxels of the reference do not count, as the candidate holds no measurement there")
+    return [f"{case.name}, {method}: {text}" for text in said_of]
+
+
+def _lost(candidate: SliceSource, reference: SliceSource) -> int:
+    """Voxels that are measured in the reference and are padding, or no numbers, in the candidate."""
+    lost = 0
+    for index in range(reference.geometry.n_slices):
+        if (missing := candidate.padding(index)) is not None:
+            outside = reference.padding(index)
+            lost += int(np.count_nonzero(missing if outside is None else missing & ~outside))
+    return lost
 
 
 def _opened(item: Item | None, wanted: Item) -> SliceSource | None:

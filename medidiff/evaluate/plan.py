@@ -122,7 +122,7 @@ def named(candidates: Sequence[str]) -> dict[str, Path]:
             faults.append(
                 f"'{name}' is no name for a method: give --candidate NAME=PATH with letters, digits, . _ + @ -"
             )
-        elif name in found:
+        elif name.lower() in map(str.lower, found):  # they name files, also where "A" and "a" are one
             faults.append(f"two candidates are called {name}: tell them apart with --candidate NAME=PATH")
         found[name] = Path(path)
     if faults:

@@ -90,7 +90,9 @@ class NiftiSource:
     @cached_property
     def has_holes(self) -> bool:
         """True where some values of the file are not numbers."""
-        return self.raw.dtype.kind == "f" and not all(np.isfinite(self.stored(k)).all() for k in range(self.raw.shape[2]))
+        return self.raw.dtype.kind == "f" and not all(
+            np.isfinite(self.stored(k)).all() for k in range(self.raw.shape[2])
+        )
 
     def _values(self, index: int) -> NDArray[np.float32]:
         stored = self.stored(index)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from medidiff.errors import InputError
+from medidiff.io.nifti import NiftiSource
 from medidiff.study.inputs import aligned, one_scan
 from medidiff.units import Unit
 from medidiff.volume import SliceSource
@@ -21,8 +25,26 @@ def find_result(folder: Path, case: str) -> Path:
 
 
 def open_result(path: Path, scan: SliceSource) -> SliceSource:
-    """The slices of a result on the grid of the scan; raises GeometryError or UnitError for another one."""
-    return aligned(one_scan(path, unit=scan.unit).open(), scan, path)
+    """The slices of a result on the grid of the scan; raises GeometryError or UnitError for another one.
+
+    Values that are not numbers (nan) would not count, and the hardest voxels could be left out: InputError.
+    """
+    source = one_scan(path, unit=scan.unit).open()
+    result = aligned(source, scan, path)
+    if isinstance(source, NiftiSource) and source.has_holes:
+        lost = sum(_lost(result.padding(k), scan.padding(k)) for k in range(scan.geometry.n_slices))
+        if lost:
+            raise InputError(
+                f"{path}: {lost} voxels are not numbers (nan) where the scan holds a measurement; fill them"
+            )
+    return result
+
+
+def _lost(missing: NDArray[np.bool_] | None, outside: NDArray[np.bool_] | None) -> int:
+    """Pixels that are missing in a result and measured in the scan."""
+    if missing is None:
+        return 0
+    return int(np.count_nonzero(missing if outside is None else missing & ~outside))
 
 
 def fingerprint(path: Path, unit: Unit = "HU") -> str:

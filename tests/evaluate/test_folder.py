@@ -161,6 +161,17 @@ def test_another_grid_is_refused_before_anything_is_measured(tmp_path: Path, wri
         make_plan(Evaluation(tmp_path / "full", {"x": tmp_path / "x"}))
 
 
+def test_voxels_without_a_number_are_not_left_out_silently(tmp_path: Path, write_nifti_scan: Write, volumes) -> None:
+    """A candidate that is no number where it is worst would look better than it is."""
+    reference, candidate = volumes
+    candidate = np.where(np.abs(candidate - reference) > 20, np.nan, candidate)
+    write_nifti_scan(tmp_path / "reference.nii.gz", reference)
+    write_nifti_scan(tmp_path / "candidate.nii.gz", candidate)
+    asked = Evaluation(tmp_path / "reference.nii.gz", {"ours": tmp_path / "candidate.nii.gz"}, metrics=("rmse",))
+    warnings = evaluate(make_plan(asked), tmp_path / "out").warnings
+    assert f"{np.isnan(candidate).sum()} voxels of the reference do not count" in " ".join(warnings)
+
+
 def test_names_decide_where_places_are_the_same(tmp_path: Path, write_nifti_scan: Write, volumes) -> None:
     """Files of one name are a pair although all lie on one grid; folders hold the same case under another ending."""
     for k, name in enumerate("ab"):

@@ -56,6 +56,18 @@ def test_a_faulty_method_is_not_said_to_be_missing(study_file: Write) -> None:
     assert "faults" not in str(error.value)
 
 
+def test_a_result_made_elsewhere_has_a_number_everywhere(
+    study_file: Write, tmp_path: Path, write_nifti_scan: Callable[..., Path]
+) -> None:
+    """Voxels that are not numbers would not count, and the hardest ones could be left out."""
+    image = np.full((3, 48, 48), -1000.0)
+    image[1, 20:22, 20:25] = np.nan
+    write_nifti_scan(tmp_path / "vendor" / "a.nii.gz", image)
+    write_nifti_scan(tmp_path / "vendor" / "b.nii.gz", np.nan_to_num(image))
+    with pytest.raises(UsageError, match=r"a: vendor: .*a\.nii\.gz: 10 voxels are not numbers"):
+        make_plan(study_file(methods=[{"name": "vendor", "external": str(tmp_path / "vendor")}]))
+
+
 def test_doses_become_cases_that_share_a_patient(study_file: Write) -> None:
     """`simulate` makes one case a dose; a case without a name is numbered, and without a patient its own."""
     full = {"full": "c_full.nii", "doses": [0.5, 0.25], "kernel": "hann", "i0": 1e5}
