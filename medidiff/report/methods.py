@@ -164,9 +164,10 @@ def _methods(results: Results) -> Iterator[str]:
 
 def _found_in(source: Mapping[str, Any]) -> str:
     """Where a strength or blend that a study took from a file of `medidiff tune` comes from."""
+    what, several = source["what"], " and " in source["what"]
     trials = "all trials" if source["group"] == "overall" else f"the trials {source['group']}"
     return (
-        f"Its {source['what']} was found by medidiff tune on {trials} of the split {source['split']} "
+        f"Its {what} {'were' if several else 'was'} found by medidiff tune on {trials} of the split {source['split']} "
         f"({source['file']}, SHA-256 {source['sha256']})."
     )
 

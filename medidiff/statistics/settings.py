@@ -86,6 +86,12 @@ class StatisticsSettings(Settings):
     resamples: int = Field(10_000, ge=100)
     seed: int = Field(0, ge=0)
 
+    def in_range(self, preset: str) -> StatisticsSettings:
+        """The same, with the primary outcome in this intensity range where none was declared."""
+        if "primary" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"primary": (Outcome(metric="RMSE", preset=preset),)})
+
     @field_validator("primary", mode="before")
     @classmethod
     def _bare_names(cls, value: object) -> object:

@@ -151,6 +151,8 @@ def _plan(study: Study, faults: _Faults, tick: Callable[[int, int], None] | None
     units = sorted({case.unit for case in looked.values() if case.n_slices})
     if "presets" not in study.model_fields_set and units and "HU" not in units:
         study = study.model_copy(update={"presets": tuple(WHOLE_RANGE[unit] for unit in units)})
+    if units and "HU" not in units:
+        study = study.model_copy(update={"statistics": study.statistics.in_range(WHOLE_RANGE[units[0]])})
     _check_units(study, units, methods, faults)
     _check_regions(study, looked.values(), faults)
     return Plan(study, tuple(looked.values()), methods, _baseline(study, methods, faults))

@@ -81,6 +81,7 @@ def test_lesion_bias_equals_plain_numpy(study_file: Write, pet: dict[str, Any], 
         liver = image[read(tmp_path / "liver.nii") > 0]
         assert found[method, "liver", "COV"] == pytest.approx(100 * liver.std(ddof=1) / liver.mean(), rel=1e-3)
     assert set(table["preset"]) == {"", "suv"}
+    assert any("RMSE (suv) of gaussian" in line for line in (out / "conclusions.txt").read_text().splitlines())
     assert (out / "report.html").stat().st_size > 10_000
 
 
