@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,10 +26,14 @@ from medidiff.evaluate.pictures import FOLDER as PICTURES
 from medidiff.evaluate.pictures import WorstSlice
 from medidiff.evaluate.plan import Case, Plan
 from medidiff.evaluate.registry import measures
+from medidiff.metrics.preset import WHOLE_RANGE
 from medidiff.progress import Progress, silent
 from medidiff.results.names import RECORD, file_stem
 from medidiff.results.rows import CaseFacts, Row
 from medidiff.volume import SliceSource
+
+if TYPE_CHECKING:
+    from medidiff.statistics import StatisticsSettings
 
 
 @dataclass
@@ -146,10 +150,17 @@ def _write(asked: Plan, entries: Sequence[Entry], outcome: Outcome) -> None:
     with outcome.noting("tables"):
         output.tabulate(out, entries, outcome.cases)
     with outcome.noting("statistics"):
-        outcome.sentences += output.conclude(out, entries[0].method)
+        outcome.sentences += output.conclude(out, entries[0].method, _statistics(asked))
     with outcome.noting(RECORD):
         status = "failed" if outcome.failures else "finished"
         output.record(out, _provenance(asked, status, entries, outcome.failures))
+
+
+def _statistics(asked: Plan) -> StatisticsSettings:
+    """The usual ones, with the primary outcome in the unit of the scans."""
+    from medidiff.statistics import StatisticsSettings
+
+    return StatisticsSettings.model_validate({}).in_range(WHOLE_RANGE[asked.evaluation.unit])
 
 
 def _provenance(
@@ -168,7 +179,7 @@ def _about(asked: Plan) -> dict[str, Any]:
     inputs = {"scan": evaluation.scan is not None, "truth": evaluation.truth is not None}
     return {
         "command": "evaluate",
-        "settings": {**evaluation.settings(), **inputs},
+        "settings": {**evaluation.settings(), **inputs, "statistics": _statistics(asked).model_dump(mode="json")},
         "baseline": next(iter(evaluation.candidates)),
         "methods": made_by,
         "warnings": list(asked.warnings),

@@ -277,6 +277,7 @@ def test_suv_has_its_own_preset_and_dicom_is_not_in_it(tmp_path: Path, write_nif
     error = 0.1 * uptake.astype(float)
     assert value(out, metric="RMSE", preset="suv", unit="SUV") == pytest.approx(np.sqrt((error**2).mean()), rel=1e-5)
     assert value(out, metric="bias", preset="suv", unit="SUV") == pytest.approx(error.mean(), rel=1e-5)
+    assert json.loads((out / "study.json").read_bytes())["settings"]["statistics"]["primary"][0]["preset"] == "suv"
     with pytest.raises(InputError, match="expected HU"):
         make_plan(Evaluation(full, {"low": low}))
     with pytest.raises(InputError, match="in HU and not in SUV"):
