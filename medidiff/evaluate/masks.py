@@ -101,15 +101,17 @@ def _mask_file(file: Path, root: Path) -> MaskFile:
     source = open_labels(file)
     relative = Path(file.name) if file == root else file.relative_to(root)
     stem = relative.name[: relative.name.lower().index(".nii")]
-    return MaskFile(file, (*relative.parts[:-1], stem), source.geometry, _labels(file, source), file_hash(file))
+    labels = label_values(file, source)
+    if not labels:
+        raise InputError(f"{file}: the mask is empty")
+    return MaskFile(file, (*relative.parts[:-1], stem), source.geometry, labels, file_hash(file))
 
 
-def _labels(file: Path, source: SliceSource) -> tuple[int, ...]:
+def label_values(file: Path, source: SliceSource) -> tuple[int, ...]:
+    """The labels above 0 of a mask or label map; raises InputError for an image."""
     found: set[float] = set()
     for index in range(source.geometry.n_slices):
         found |= set(np.unique(source.read(index)).tolist())
         if len(found) > MOST_LABELS or any(value < 0 or value != round(value) for value in found):
             raise InputError(f"{file}: expected a mask (0 and 1) or labels (0, 1, 2, ...), found other numbers")
-    if not found - {0.0}:
-        raise InputError(f"{file}: the mask is empty")
     return tuple(sorted(int(value) for value in found - {0.0}))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -225,9 +226,14 @@ def _dicom_item(path: Path, series: Series) -> Item:
         _patient(series) if readable else series.uid,
         series.kernel,
         series.frame_of_reference,
-        fault="" if readable else series.reason,
-        lacks=series.gaps,
+        fault="" if readable else _without_hint(series.reason),
+        lacks=_without_hint(series.gaps),
     )
+
+
+def _without_hint(reason: str) -> str:
+    """What is wrong with a series, without the option of another command."""
+    return re.sub(r" \(--allow-gaps[^)]*\)", "", reason)
 
 
 def _fingerprint(series: Series) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.errors import InputError
+from medidiff.evaluate.masks import label_values
 from medidiff.io.files import file_hash
 from medidiff.io.nifti import open_labels
 from medidiff.study.inputs import aligned, middle
@@ -62,9 +63,11 @@ NO_REGIONS = RegionFiles()
 
 
 def region_files(regions: Regions, case: str, root: Path) -> RegionFiles:
-    """What there is for one case; raises InputError for a path that does not exist."""
+    """What there is for one case; raises InputError for a path that does not exist, or lesions that are no labels."""
     masks = ((name, _file(root / path, case)) for name, path in regions.masks.items())
     lesions = None if regions.lesions is None else _file(root / regions.lesions, case)
+    if lesions is not None:
+        label_values(lesions, open_labels(lesions))
     return RegionFiles(tuple((name, path) for name, path in masks if path), lesions)
 
 

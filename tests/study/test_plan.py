@@ -68,6 +68,12 @@ def test_a_result_made_elsewhere_has_a_number_everywhere(
         make_plan(study_file(methods=[{"name": "vendor", "external": str(tmp_path / "vendor")}]))
 
 
+def test_an_image_is_not_taken_for_lesions(study_file: Write, tmp_path: Path) -> None:
+    """Every number of it would become a lesion."""
+    with pytest.raises(UsageError, match=r"a_low\.nii: expected a mask \(0 and 1\) or labels"):
+        make_plan(study_file(regions={"lesions": "a_low.nii"}))
+
+
 def test_doses_become_cases_that_share_a_patient(study_file: Write) -> None:
     """`simulate` makes one case a dose; a case without a name is numbered, and without a patient its own."""
     full = {"full": "c_full.nii", "doses": [0.5, 0.25], "kernel": "hann", "i0": 1e5}
