@@ -21,7 +21,10 @@ from medidiff import DISCLAIMER
 from medidiff.cli.app import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "monai", "numba", "skimage", "matplotlib", "pydicom", "nibabel")
+HEAVY = (
+    "torch", "monai", "numba", "scipy", "skimage", "matplotlib", "pandas", "pyarrow", "sqlalchemy", "pydicom",
+    "nibabel",
+)  # fmt: skip
 
 
 def read(name: str) -> str:

@@ -7,10 +7,8 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +18,9 @@ import yaml
 
 from medidiff import DISCLAIMER
 
-PROGRAM = [sys.executable, "-c", "from medidiff.cli import main; main()", "run"]
 Start = Callable[..., subprocess.Popen[str]]
 Write = Callable[..., Path]
 Cli = Callable[..., Any]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts `medidiff run ...` as the head of its own group, which never outlives the test."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [*PROGRAM, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-            **options,
-        )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 @pytest.fixture
@@ -105,7 +77,7 @@ def is_alone(group: int) -> bool:
 def test_after_kill_9_nothing_that_was_finished_is_computed_again(slow: Path, start: Start, cli: Cli) -> None:
     """Killed with two workers: they end by themselves; the same command keeps every finished pair and does the rest."""
     out = slow.parent / "out"
-    first = start(slow, "--workers", 2)
+    first = start("run", slow, "--workers", 2)
     wait_for(lambda: finished(out), first)
     first.kill()
     first.communicate()
@@ -126,7 +98,7 @@ def test_after_kill_9_nothing_that_was_finished_is_computed_again(slow: Path, st
 def test_ctrl_c_ends_in_one_sentence(slow: Path, start: Start) -> None:
     """SIGINT to the whole group, as a terminal sends it: exit 130, finished pairs kept, no temporary file left."""
     out = slow.parent / "out"
-    running = start(slow, "--workers", 2)
+    running = start("run", slow, "--workers", 2)
     wait_for(lambda: finished(out), running)
     os.killpg(running.pid, signal.SIGINT)
     _, err = running.communicate(timeout=60)
@@ -147,7 +119,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, write_nifti_scan: Wr
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
 
-    full = start(study, preexec_fn=limited)
+    full = start("run", study, preexec_fn=limited)
     _, err = full.communicate(timeout=60)
     assert full.returncode == 3, err
     assert "make room" in err

@@ -6,9 +6,8 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,36 +19,9 @@ from medidiff.data.phantoms import dead_leaves
 from medidiff.model import load
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = [sys.executable, "-c", "from medidiff.cli import main; main()", "train"]
 
 
 Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def started() -> Iterator[Start]:
-    """Starts `medidiff train ...` as the head of its own group, which never outlives the test."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: object, folder: Path) -> subprocess.Popen[str]:
-        running.append(
-            subprocess.Popen(
-                [*PROGRAM, *map(str, arguments)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                cwd=folder,
-                start_new_session=True,
-            )
-        )
-        return running[-1]
-
-    yield start
-    for process in running:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 @pytest.fixture
@@ -77,10 +49,10 @@ def processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def test_a_trial_run_makes_a_model_in_under_a_minute(recipe: Path, started: Start) -> None:
+def test_a_trial_run_makes_a_model_in_under_a_minute(recipe: Path, start: Start) -> None:
     """`--smoke`: rc 0, a loadable model and a log, plain lines when not on a terminal; counted in processor time."""
     began = processor_seconds()
-    trial = started(recipe, "--smoke", folder=recipe.parent)
+    trial = start("train", recipe, "--smoke", cwd=recipe.parent)
     out, err = trial.communicate(timeout=300)
     assert trial.returncode == 0, err
     assert processor_seconds() - began < 60
@@ -92,9 +64,9 @@ def test_a_trial_run_makes_a_model_in_under_a_minute(recipe: Path, started: Star
     assert list((recipe.parent / "out_smoke" / "tensorboard").glob("events*"))
 
 
-def test_ctrl_c_ends_in_one_sentence_and_keeps_every_step(recipe: Path, started: Start) -> None:
+def test_ctrl_c_ends_in_one_sentence_and_keeps_every_step(recipe: Path, start: Start) -> None:
     """SIGINT to the whole group, worker included, as a terminal sends it: exit 130, a checkpoint, no traceback."""
-    training = started(recipe, folder=recipe.parent)
+    training = start("train", recipe, cwd=recipe.parent)
     checkpoint = recipe.parent / "out" / "checkpoint.pt"
     deadline = time.monotonic() + 300
     while not checkpoint.exists() and training.poll() is None and time.monotonic() < deadline:
@@ -107,10 +79,10 @@ def test_ctrl_c_ends_in_one_sentence_and_keeps_every_step(recipe: Path, started:
     assert torch.load(checkpoint, weights_only=True)["step"] >= 1
 
 
-def test_a_faulty_manifest_is_told_in_one_line(recipe: Path, started: Start) -> None:
+def test_a_faulty_manifest_is_told_in_one_line(recipe: Path, start: Start) -> None:
     """Exit 2, every fault, nothing written."""
     (recipe.parent / "pairs.csv").write_text("patient,split,full\n1,train,nowhere.nii\n1,tune,a.nii\n2,best,b.nii\n")
-    training = started(recipe, folder=recipe.parent)
+    training = start("train", recipe, cwd=recipe.parent)
     out, err = training.communicate(timeout=300)
     assert (training.returncode, out) == (2, "")
     assert len(err.splitlines()) == 1
@@ -119,12 +91,12 @@ def test_a_faulty_manifest_is_told_in_one_line(recipe: Path, started: Start) -> 
     assert not (recipe.parent / "out").exists()
 
 
-def test_the_shipped_recipe_passes_a_trial_on_real_scans(shared_data: Path, tmp_path: Path, started: Start) -> None:
+def test_the_shipped_recipe_passes_a_trial_on_real_scans(shared_data: Path, tmp_path: Path, start: Start) -> None:
     """pipelines/train_ct.yaml with nothing prepared: under a minute of processor time."""
     began = processor_seconds()
     recipe = ROOT / "pipelines" / "train_ct.yaml"
     settings = (f"data_root={shared_data}", f"cache={tmp_path / 'cache'}", f"output={tmp_path / 'run'}")
-    trial = started(recipe, "--smoke", *settings, folder=ROOT)
+    trial = start("train", recipe, "--smoke", *settings, cwd=ROOT)
     out, err = trial.communicate(timeout=300)
     assert trial.returncode == 0, err
     assert processor_seconds() - began < 60
