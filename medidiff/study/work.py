@@ -24,6 +24,7 @@ from medidiff.errors import InputError, MedidiffError, OutputError
 from medidiff.evaluate.engine import context_of, judge, look
 from medidiff.evaluate.journal import Journal
 from medidiff.evaluate.measure import Function, Value
+from medidiff.evaluate.output import FAULTS
 from medidiff.evaluate.pictures import FOLDER as PICTURES
 from medidiff.evaluate.pictures import WorstSlice
 from medidiff.evaluate.registry import measures
@@ -45,7 +46,7 @@ from medidiff.volume import SliceSource
 
 WORK, BOARD, IMAGES = ".work", "board", "images"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FAILURES = (MedidiffError, OSError, MemoryError, RuntimeError, ValueError, ArithmeticError, LookupError)
+FAILURES = (MedidiffError, OSError, *FAULTS)
 Tick = Callable[[], None]
 
 
