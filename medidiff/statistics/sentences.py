@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Line = Mapping[str, Any]
+LONE_TOLD = 6  # comparisons of a single patient that have a sentence each
 
 
 def say(summary: pd.DataFrame, lines: Sequence[Line], baseline: str, settings: StatisticsSettings) -> list[str]:
@@ -32,9 +33,19 @@ def say(summary: pd.DataFrame, lines: Sequence[Line], baseline: str, settings: S
     if not primary:
         wanted = ", ".join(outcome.metric for outcome in settings.primary) or "none"
         return [*sentences, f"No comparison is of a primary outcome ({wanted}): all comparisons are exploratory."]
-    return [*sentences, *_family(primary, baseline, settings), *_gaps(summary, settings), *(
-        sentence(line, settings) for line in primary
-    )]  # fmt: skip
+    return [*sentences, *_family(primary, baseline, settings), *_gaps(summary, settings), *_claims(primary, settings)]
+
+
+def _claims(primary: Sequence[Line], settings: StatisticsSettings) -> list[str]:
+    """A sentence a comparison; many that rest on one patient or phantom each are told in one."""
+    lone = [line for line in primary if line["n"] == 1]
+    if len(lone) <= LONE_TOLD:
+        return [sentence(line, settings) for line in primary]
+    told = (
+        f"{len(lone)} comparisons rest on one patient or phantom each; one allows no test and no interval, so their "
+        "differences are only in the tables."
+    )
+    return [sentence(line, settings) for line in primary if line["n"] > 1] + [told]
 
 
 def sentence(line: Line, settings: StatisticsSettings) -> str:

@@ -278,3 +278,14 @@ def test_of_comparisons_without_a_difference_one_in_twenty_is_below_alpha() -> N
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     """Never fewer digits than are known, never a power of ten where plain digits do."""
     assert _number(value) == text
+
+
+def test_many_comparisons_of_one_phantom_each_are_one_sentence() -> None:
+    """Nine strata of one phantom say once that one allows no test; a stratum of eight patients keeps its sentence."""
+    lone = [study({"nlm": [20.0], "ours": [10.0]}, group=f"phantom {k}") for k in range(9)]
+    analysis = analyse(pd.concat([*lone, lowered(8)]), FAST, "nlm")
+    assert [s for s in analysis.sentences if "one allows no test" in s] == [
+        "9 comparisons rest on one patient or phantom each; one allows no test and no interval, so their differences "
+        "are only in the tables."
+    ]
+    assert sum("n = 8 patients" in s for s in analysis.sentences) == 1
