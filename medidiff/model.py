@@ -29,7 +29,7 @@ from medidiff.errors import ModelError
 from medidiff.io.files import file_hash
 from medidiff.networks.plain import PLAIN
 from medidiff.networks.unet import UNet
-from medidiff.noise.level import noise_estimate
+from medidiff.noise.level import noise_estimate, noise_map
 from medidiff.patches import crop, pad_to_multiple
 from medidiff.scaling import LinearScaling
 
@@ -41,6 +41,9 @@ class Architecture(Settings):
     """What the network looks like; enough to rebuild it.
 
     `unet` is a diffusion model of a slab; `redcnn` and `cnn10` are regressions of a slice, fixed by their papers.
+    fold     how the image enters: pixels of fold_factor x fold_factor blocks, or Haar coefficients of 2 x 2 blocks
+    noise    the noise level as one number, or as a map of the slice as well
+    spread   whether the network gives a standard deviation with its mean
     """
 
     network: Literal["unet", "redcnn", "cnn10"] = "unet"
@@ -49,6 +52,10 @@ class Architecture(Settings):
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     embedding: int = 64
     dimensions: Literal[2] = 2
+    fold: Literal["unshuffle", "haar"] = "unshuffle"
+    fold_factor: Literal[2, 4] = 2
+    noise: Literal["number", "map"] = "number"
+    spread: bool = False
     data_mean: float = -0.4
     data_std: float = 0.45
 
@@ -62,7 +69,13 @@ class Architecture(Settings):
     @property
     def stride(self) -> int:
         """What the sides of an image must be a multiple of."""
-        return 1 if self.network in PLAIN else int(2 ** len(self.widths))
+        return 1 if self.network in PLAIN else int(self.fold_factor * 2 ** (len(self.widths) - 1))
+
+    @model_validator(mode="after")
+    def _haar_is_twofold(self) -> Architecture:
+        if self.fold == "haar" and self.fold_factor != 2:
+            raise ValueError(f"fold: haar works on 2 x 2 blocks, fold_factor {self.fold_factor} found: use unshuffle")
+        return self
 
 
 class Card(Settings):
@@ -107,6 +120,11 @@ class Model:
         return isinstance(self.denoiser, Denoiser)
 
     @property
+    def has_spread(self) -> bool:
+        """Whether `denoiser.mean_and_spread` gives a standard deviation with the mean."""
+        return self.architecture.spread and self.can_sample
+
+    @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
@@ -124,7 +142,13 @@ class Model:
             r=torch.tensor([estimate.level / self.scaling.factor], dtype=torch.float32, device=self.device),
             colour=torch.tensor([estimate.colour], dtype=torch.float32, device=self.device),
             null=torch.zeros(1, dtype=torch.bool, device=self.device),
+            noise_map=self._noise_map(slab[len(slab) // 2], estimate.level),
         )
+
+    def _noise_map(self, image: NDArray[np.float32], level: float) -> Tensor | None:
+        if self.architecture.noise == "number":
+            return None
+        return pad_to_multiple(torch.from_numpy(noise_map(image, level)).to(self.device)[None, None], self.stride)
 
     def image(self, x0_hat: Tensor, matrix: tuple[int, int]) -> NDArray[np.float32]:
         """(rows, columns) in the scaling's unit, from a network answer (1, 1, padded rows, padded columns)."""
@@ -142,15 +166,24 @@ def build(architecture: Architecture) -> Denoiser | Regression:
         plain = PLAIN[architecture.network]()
         return Regression(plain, plain.smallest).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = UNet(
-        architecture.slab + 1,
+        architecture.slab + 1 + (architecture.noise == "map"),
+        1 + architecture.spread,
         features=FEATURES,
         widths=architecture.widths,
         blocks=architecture.blocks,
         embedding=architecture.embedding,
         dimensions=architecture.dimensions,
+        fold_factor=architecture.fold_factor,
+        wavelet=architecture.fold == "haar",
     )
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-    return Denoiser(network, data_mean=architecture.data_mean, data_std=architecture.data_std)
+    return Denoiser(
+        network,
+        data_mean=architecture.data_mean,
+        data_std=architecture.data_std,
+        takes_map=architecture.noise == "map",
+        gives_spread=architecture.spread,
+    )
 
 
 def save(

@@ -37,11 +37,14 @@ from medidiff.data.transforms import Augmentation
 from medidiff.data.validation import Probe, validate
 from medidiff.diffusion.denoiser import Condition, Denoiser
 from medidiff.diffusion.regression import Regression
+from medidiff.diffusion.views import column
 from medidiff.errors import ModelError
+from medidiff.metrics.tissue import TISSUES_HU
 from medidiff.model import Architecture, Card, build, load, save
 from medidiff.scaling import LinearScaling
 
 SIGMA_BINS = (0.05, 0.15, 0.5, 1.5)  # edges of sigma / r for the logged losses; "mean" is its own bin
+BIAS_HU = 5.0
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.safetensors"
 
@@ -68,6 +71,8 @@ class TrainSettings(Settings):
     mean_share: float = Field(default=0.6, ge=0, le=1)
     null_share: float = Field(default=0.06, ge=0, le=1)
     log_sigma: tuple[float, float] = (-1.0, 1.1)
+    spread_weight: float = Field(default=0.02, ge=0)
+    bias_weight: float = Field(default=0.0, ge=0)  # see `tissue_bias`
     seed: int = 0
     workers: int = Field(default=1, ge=0)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
@@ -132,7 +137,7 @@ def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]
     fabric.launch()
     scaling = LinearScaling()
     model, optimiser = fabric.setup(state.denoiser, state.optimiser)
-    model.mark_forward_method("loss")
+    model.mark_forward_method("errors")
     state.ema.to(fabric.device)
     log = SummaryWriter(settings.output / "tensorboard", purge_step=state.step) if fabric.is_global_zero else None
     last_save = time.monotonic()
@@ -212,7 +217,7 @@ def draw(
     infinite = ~null & (uniform(n) < settings.mean_share)
     sigma = torch.where(infinite, torch.full_like(r, math.inf), scale * torch.exp(log_sigma))
     noise = torch.randn(x.shape, generator=generator).to(device)
-    return x, Condition(slab, r, batch["colour"], null), sigma, noise
+    return x, Condition(slab, r, batch["colour"], null, batch.get("noise_map")), sigma, noise
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -251,13 +256,42 @@ def _step(
     step: int,
 ) -> tuple[float, dict[str, float]]:
     x, cond, sigma, noise = draw(batch, scaling, settings, generator_of(settings.seed, step, fabric.global_rank))
-    losses = model.loss(x, cond, sigma, noise)
+    error, log_spread = model.errors(x, cond, sigma, noise)
+    losses, is_mean = error.square().flatten(1).mean(1), torch.isinf(sigma)
     loss = losses.mean()
+    if log_spread is not None and settings.spread_weight and bool(is_mean.any()):
+        loss = loss + settings.spread_weight * spread_loss(error[is_mean], log_spread[is_mean])
+    if settings.bias_weight:
+        error_hu = error * column(cond.r * scaling.factor, error)
+        loss = loss + settings.bias_weight * tissue_bias(error_hu[is_mean], batch["target"][is_mean]) / len(error)
     optimiser.zero_grad()
     fabric.backward(loss)
     fabric.clip_gradients(model, optimiser, max_norm=1.0)
     optimiser.step()
     return float(loss.detach()), per_bin(losses.detach(), (sigma / cond.r).detach(), cond.null)
+
+
+def spread_loss(error: Tensor, log_spread: Tensor) -> Tensor:
+    """Negative log-likelihood of the errors under a Gaussian of that spread, a mean (Nix & Weigend 1994).
+
+    The error is taken as given, so the mean is not bent towards where it is easily explained.
+    """
+    return (log_spread + 0.5 * error.detach().square() * torch.exp(-2 * log_spread)).mean()
+
+
+def tissue_bias(error_hu: Tensor, target_hu: Tensor) -> Tensor:
+    """Sum over samples and tissue classes of (mean error / BIAS_HU)^2, each class by its share of the patch.
+
+    The mean square error alone lets an answer lean towards the commonest tissue; a mean error of a few HU costs it
+    nothing where the noise is high, and is what a physicist sees first.
+    """
+    total = error_hu.new_zeros(())
+    for low, high in TISSUES_HU.values():
+        inside = ((target_hu >= low) & (target_hu < high)).to(error_hu.dtype)
+        share = inside.flatten(1).mean(1)
+        bias = (error_hu * inside).flatten(1).mean(1) / share.clamp(min=1e-3)
+        total = total + (share * (bias / BIAS_HU).square()).sum()
+    return total
 
 
 def per_bin(losses: Tensor, ratio: Tensor, null: Tensor) -> dict[str, float]:
@@ -295,9 +329,9 @@ def _start(settings: TrainSettings, alone: bool) -> State:
     denoiser = build(settings.architecture)
     if settings.initial:
         model = load(settings.initial)
-        if model.architecture != settings.architecture:
+        if model.architecture.model_copy(update=_grown(settings.architecture)) != settings.architecture:
             raise ModelError(f"{settings.initial}: has another architecture than the recipe; make the two agree")
-        denoiser.load_state_dict(model.denoiser.state_dict())
+        denoiser.load_state_dict(_enlarged(model.denoiser.state_dict(), denoiser.state_dict()))
     optimiser = torch.optim.AdamW(
         denoiser.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
     )
@@ -308,6 +342,20 @@ def _start(settings: TrainSettings, alone: bool) -> State:
     if state.precision == "auto":
         state.precision = fastest_precision(settings.architecture) if alone else _common_precision()
     return state
+
+
+def _grown(architecture: Architecture) -> dict[str, Any]:
+    """What a recipe may add to the network that it starts from."""
+    return {"noise": architecture.noise, "spread": architecture.spread}
+
+
+def _enlarged(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The old weights at the sizes of the new network; new inputs and outputs come last and start at 0."""
+    weights = {}
+    for name, value in new.items():
+        weights[name] = torch.zeros_like(value)
+        weights[name][tuple(slice(n) for n in old[name].shape)] = old[name]
+    return weights
 
 
 def save_checkpoint(state: State, settings: TrainSettings) -> None:

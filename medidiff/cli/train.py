@@ -65,7 +65,8 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
         def report(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        cases = prepare_splits(pairs, settings.factors, settings.cache, report)
+        cleaned = not settings.augmentation.naive
+        cases = prepare_splits(pairs, settings.factors, settings.cache, report, cleaned=cleaned)
     slab = settings.architecture.slab
     phantoms = phantom_cases(settings.phantoms, settings.augmentation.window, settings.seed)
     dataset = PatchDataset(
@@ -75,6 +76,7 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
         settings.augmentation,
         seed=settings.seed,
         phantom_share=settings.phantom_share,
+        with_map=settings.architecture.noise == "map",
     )
     return dataset, probes(cases.get("tune", []), slab)
 

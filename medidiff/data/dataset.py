@@ -37,15 +37,25 @@ def prepare_all(
 
 
 def prepare_splits(
-    pairs: Sequence[Pair], factors: Sequence[float], cache: Path, progress: Progress = silent
+    pairs: Sequence[Pair],
+    factors: Sequence[float],
+    cache: Path,
+    progress: Progress = silent,
+    *,
+    cleaned: bool = True,
 ) -> dict[Split, list[Case]]:
-    """`prepare_all`, by split: the faults of all splits are named together."""
+    """`prepare_all`, by split: the faults of all splits are named together.
+
+    With `cleaned` False the anatomy of `train` keeps its noise (see `Augmentation.naive`).
+    """
     wanted = [(pair, factor) for pair in pairs for factor in (factors if pair.low is None else (1.0,))]
     cases: dict[Split, list[Case]] = {}
     faults = []
     for done, (pair, factor) in enumerate(wanted, start=1):
         try:
-            cases.setdefault(pair.split, []).append(prepare(pair, factor, cache))
+            cases.setdefault(pair.split, []).append(
+                prepare(pair, factor, cache, cleaned=cleaned or pair.split != "train")
+            )
         except MedidiffError as error:
             faults.append(str(error))
         progress(done, len(wanted))
@@ -81,6 +91,8 @@ def phantom_cases(n: int, size: int, seed: int) -> list[Case]:
 class PatchDataset(Dataset[Batch]):
     """Sample i -> patches of one slab: target (N, 1, p, p), slab (N, K, p, p) in HU, level (N,), colour (N, 2).
 
+    `with_map` adds noise_map (N, 1, p, p).
+
     Cases are drawn with probability ~ sqrt(slices); `phantom_share` of the draws go to phantoms.
     Raises InputError when there are no cases, or any is smaller than a patch.
     """
@@ -94,6 +106,7 @@ class PatchDataset(Dataset[Batch]):
         *,
         seed: int,
         phantom_share: float = 0.15,
+        with_map: bool = False,
     ) -> None:
         _require_large(cases, settings.patch + 2 * MARGIN)
         self.cases = [*cases, *phantoms]
@@ -103,7 +116,7 @@ class PatchDataset(Dataset[Batch]):
             [weights / weights.sum() * (1 - share), np.full(len(phantoms), share / max(len(phantoms), 1))]
         )
         self.seed = seed
-        self.transform = training_transforms(slab, settings)
+        self.transform = training_transforms(slab, settings, with_map)
 
     def __getitem__(self, index: int) -> Batch:
         generator = np.random.default_rng([self.seed, index])
@@ -111,9 +124,8 @@ class PatchDataset(Dataset[Batch]):
         self.transform.set_random_state(seed=int(generator.integers(2**31)))
         item = self.transform({"case": case})
         n = len(item["target"])
-        return {
-            "target": torch.from_numpy(np.ascontiguousarray(item["target"], np.float32)),
-            "slab": torch.from_numpy(np.ascontiguousarray(item["slab"], np.float32)),
+        images = (key for key in ("target", "slab", "noise_map") if key in item)
+        return {key: torch.from_numpy(np.ascontiguousarray(item[key], np.float32)) for key in images} | {
             "level": torch.full((n,), float(item["level"])),
             "colour": torch.from_numpy(np.tile(item["colour"], (n, 1))),
         }

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.clean import average_along_z, pseudo_clean
+from medidiff.data.clean import average_along_z, pseudo_clean, shrink
 from medidiff.data.manifest import Pair, load_pair
 from medidiff.physics.ct import Kernel, noise_image
 
@@ -64,13 +64,20 @@ def _sample(path: Path) -> bytes:
         return file.read(SAMPLE_BYTES)
 
 
-def prepare(pair: Pair, factor: float, cache: Path) -> Case:
-    """The prepared case of one pair at one shrinking factor, made on first use."""
+def prepare(pair: Pair, factor: float, cache: Path, *, cleaned: bool = True) -> Case:
+    """The prepared case of one pair at one shrinking factor, made on first use.
+
+    Without `cleaned`, `clean` is the scan shrunk and no more, its own noise still in it.
+    """
     folder = case_folder(cache, pair, factor)
     if not (folder / "clean.npy").exists():
         _fill(pair, factor, folder)
+    if not cleaned and pair.low is None and not (folder / "shrunk.npy").exists():
+        full, _ = load_pair(pair)
+        _store(folder / "shrunk.npy", np.stack([shrink(np.maximum(image, AIR_HU), factor) for image in full.array]))
     stacks = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in folder.glob("*.npy")}
-    return Case(pair.full.name, stacks["clean"], stacks.get("noise"), stacks.get("low"))
+    clean = stacks["clean"] if cleaned else stacks.get("shrunk", stacks["clean"])
+    return Case(pair.full.name, clean, stacks.get("noise"), stacks.get("low"))
 
 
 def _fill(pair: Pair, factor: float, folder: Path) -> None:

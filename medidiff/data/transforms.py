@@ -20,7 +20,7 @@ from pydantic import model_validator
 
 from medidiff.config import Settings
 from medidiff.data.prepare import Case
-from medidiff.noise.level import noise_estimate
+from medidiff.noise.level import noise_estimate, noise_map
 from medidiff.patches import body_corner, slab_indices
 from medidiff.physics.ct import Kernel
 
@@ -43,6 +43,8 @@ class Augmentation(Settings):
     lesions: float = 0.0  # mean number of faint blobs drawn into a window; see `RandLesiond`
     lesion_hu: tuple[float, float] = (4.0, 60.0)
     lesion_radius: tuple[float, float] = (2.0, 12.0)  # pixels
+    lesion_edge: tuple[float, float] = (0.5, 1.5)  # pixels over which it rises
+    naive: bool = False  # for comparison only: insert noise of any colour into the scans as they are
     z_correlation: float = 0.8
     lone_share: float = 0.15
 
@@ -124,20 +126,29 @@ class RandLesiond(Randomizable, Transform):
         middle, tissue = len(clean) // 2, (clean > TISSUE_HU[0]) & (clean < TISSUE_HU[1])
         places = np.argwhere(tissue[middle])
         for _ in range(self.R.poisson(self.settings.lesions) if len(places) else 0):
-            blob = self._blob(clean.shape[1:], places[self.R.randint(len(places))])
+            box, blob = self._blob(clean.shape[1:], places[self.R.randint(len(places))])
             fading = self.R.uniform(0.3, 1.0) ** np.abs(np.arange(len(clean)) - middle)
-            clean += tissue * blob * fading[:, None, None].astype(np.float32)
+            clean[:, *box] += tissue[:, *box] * blob * fading[:, None, None].astype(np.float32)
         return dict(data) | {"clean": clean}
 
-    def _blob(self, matrix: tuple[int, ...], centre: NDArray[np.integer]) -> NDArray[np.float32]:
-        """(rows, columns) HU of one ellipse, its edge a few pixels wide at most."""
+    def _blob(
+        self, matrix: tuple[int, ...], centre: NDArray[np.integer]
+    ) -> tuple[tuple[slice, slice], NDArray[np.float32]]:
+        """Where one ellipse lies, and its HU there; its edge is a few pixels wide at most."""
         radius = np.exp(self.R.uniform(*np.log(self.settings.lesion_radius)))
         contrast = np.exp(self.R.uniform(*np.log(self.settings.lesion_hu))) * self.R.choice([-1, 1])
-        ratio, turn, edge = self.R.uniform(0.6, 1.0), self.R.uniform(0, np.pi), self.R.uniform(0.5, 1.5)
-        y, x = np.ogrid[: matrix[0], : matrix[1]]
+        ratio, turn, edge = (
+            self.R.uniform(0.6, 1.0),
+            self.R.uniform(0, np.pi),
+            self.R.uniform(*self.settings.lesion_edge),
+        )
+        reach = int(radius + 8 * edge) + 1
+        box = tuple(slice(max(c - reach, 0), min(c + reach + 1, n)) for c, n in zip(centre, matrix, strict=True))
+        y, x = np.ogrid[box]
         dy, dx = y - centre[0], x - centre[1]
         along, across = dx * np.cos(turn) + dy * np.sin(turn), (dy * np.cos(turn) - dx * np.sin(turn)) / ratio
-        return np.float32(contrast) / (1 + np.exp(np.clip((np.hypot(along, across) - radius) / edge, -30, 30)))
+        depth = np.clip((np.hypot(along, across) - radius) / edge, -30, 30)
+        return (box[0], box[1]), (np.float32(contrast) / (1 + np.exp(depth))).astype(np.float32)
 
 
 class RandDosed(Randomizable, Transform):
@@ -152,6 +163,8 @@ class RandDosed(Randomizable, Transform):
             return {"target": np.asarray(data["clean"])[middle : middle + 1], "slab": np.asarray(data["low"])}
         kernel = draw_kernel(self.R, self.settings)
         clean, noise = apply_kernel(np.stack([data["clean"], data["noise"]]), kernel)
+        if self.settings.naive:
+            clean = np.asarray(data["clean"])
         if self.settings.low_frequency[1] > 0:
             noise = add_low_frequencies(noise, self.R.uniform(*self.settings.low_frequency))
         level = np.float32(np.exp(self.R.uniform(*np.log(self.settings.noise_hu))))
@@ -165,31 +178,35 @@ def body_deviation(noise: NDArray[np.float32], clean: NDArray[np.float32]) -> np
 
 
 class NoiseEstimated(Transform):
-    """Adds `level` (HU) and `colour` of the slab's middle slice, by the estimator that inference uses."""
+    """Adds `level` (HU), `colour` (and `noise_map`) of the slab's middle slice, by the estimator that inference uses."""
+
+    def __init__(self, with_map: bool = False) -> None:
+        self.with_map = with_map
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        estimate = noise_estimate(data["slab"][len(data["slab"]) // 2])
-        return dict(data) | {"level": np.float32(estimate.level), "colour": np.array(estimate.colour, np.float32)}
+        middle = data["slab"][len(data["slab"]) // 2]
+        estimate = noise_estimate(middle)
+        item = dict(data) | {"level": np.float32(estimate.level), "colour": np.array(estimate.colour, np.float32)}
+        return item | ({"noise_map": noise_map(middle, estimate.level)[None]} if self.with_map else {})
 
 
 class RandPatchesd(Randomizable, Transform):
-    """`target`, `slab` -> `patches` random patches of each, (N, C, patch, patch)."""
+    """`target`, `slab` (and `noise_map`) -> `patches` random patches of each, (N, C, patch, patch)."""
 
     def __init__(self, settings: Augmentation) -> None:
         self.settings = settings
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         inner = (slice(None), slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
-        target, slab = data["target"][inner], data["slab"][inner]
+        images = {key: data[key][inner] for key in ("target", "slab", "noise_map") if key in data}
         generator = np.random.default_rng(self.R.randint(2**31))
-        corners = [body_corner(target[0], self.settings.patch, generator) for _ in range(self.settings.patches)]
-        return dict(data) | {
-            "target": np.stack([target[:, *c] for c in corners]),
-            "slab": np.stack([slab[:, *c] for c in corners]),
-        }
+        corners = [
+            body_corner(images["target"][0], self.settings.patch, generator) for _ in range(self.settings.patches)
+        ]
+        return dict(data) | {key: np.stack([image[:, *c] for c in corners]) for key, image in images.items()}
 
 
-def training_transforms(slab: int, settings: Augmentation) -> Compose:
+def training_transforms(slab: int, settings: Augmentation, with_map: bool = False) -> Compose:
     """The whole chain."""
     keys = ["clean", "noise", "low"]
     lesions = [RandLesiond(settings)] if settings.lesions else []  # absent, random numbers are as they were without it
@@ -201,7 +218,7 @@ def training_transforms(slab: int, settings: Augmentation) -> Compose:
             RandRotate90d(keys, prob=0.5, max_k=3, allow_missing_keys=True),
             *lesions,
             RandDosed(settings),
-            NoiseEstimated(),
+            NoiseEstimated(with_map),
             RandPatchesd(settings),
         ]
     )

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from medidiff.data.clean import average_along_z, pseudo_clean
 from medidiff.data.manifest import Pair, load
-from medidiff.data.prepare import AIR_HU, scanner_noise
+from medidiff.data.prepare import AIR_HU, ELECTRONIC_VARIANCE, I0_FULL, scanner_noise
 from medidiff.data.transforms import apply_kernel, body_deviation
 from medidiff.data.validation import KERNELS
 from medidiff.patches import slab_indices
+from medidiff.physics.ct import noise_image
 
 FULL_NOISE_HU = {"smoothest": 8.0, "smooth": 10.0, "sharp": 35.0}  # as measured in real series of such kernels
 
@@ -52,3 +53,37 @@ def low_dose(
     clean = apply_kernel(clean, kernel)
     level = full_noise / np.sqrt(dose)
     return clean + noise * (level / body_deviation(noise, clean)), clean[len(clean) // 2]
+
+
+def both_doses(
+    clean: NDArray[np.float32], pixel_mm: float, dose: float, colour: str, generator: np.random.Generator, lone: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """(low-dose slab, full-dose slice, truth): `low_dose` in two steps, so that the full dose shares its noise.
+
+    full = truth + n_full,    low = full + n_inserted,    var n_full + var n_inserted = var n_full / dose
+    """
+    kernel, level = KERNELS[colour], FULL_NOISE_HU[colour]
+    through = apply_kernel(clean, kernel)
+
+    def noise(fraction: float, whole: bool, deviation: float) -> NDArray[np.float32]:
+        """All the noise of a scan, or what a full-dose scan lacks of it, of a given deviation inside the patient."""
+        images = [
+            noise_image(
+                image,
+                pixel_mm,
+                dose_fraction=fraction,
+                i0=I0_FULL,
+                electronic_variance=ELECTRONIC_VARIANCE,
+                kernel=kernel,
+                generator=generator,
+                full_dose=whole,
+            )
+            for image in (clean[:1] if lone else clean)
+        ]
+        stack = np.stack(images * (len(clean) if lone else 1))
+        return stack * np.float32(deviation / body_deviation(stack, through))
+
+    full = through + noise(1.0, True, level)
+    low = full + noise(dose, False, level * np.sqrt(1 / dose - 1))
+    middle = len(clean) // 2
+    return low, full[middle], through[middle]

@@ -18,7 +18,7 @@ from medidiff.data.prepare import Case
 from medidiff.data.transforms import apply_kernel, body_deviation
 from medidiff.diffusion.denoiser import Condition, Denoiser
 from medidiff.diffusion.regression import Regression
-from medidiff.noise.level import noise_estimate, noise_level
+from medidiff.noise.level import noise_estimate, noise_level, noise_map
 from medidiff.patches import crop, pad_to_multiple, slab_indices
 from medidiff.physics.ct import Kernel
 from medidiff.scaling import LinearScaling
@@ -62,14 +62,19 @@ def probes(cases: Sequence[Case], slab: int) -> list[Probe]:
     return made
 
 
-def condition(probe_slab: NDArray[np.float32], scaling: LinearScaling, stride: int) -> Condition:
+def condition(
+    probe_slab: NDArray[np.float32], scaling: LinearScaling, stride: int, with_map: bool = False
+) -> Condition:
     """The condition of one slab, (K, rows, columns) in HU, padded to the network's stride."""
-    estimate = noise_estimate(probe_slab[len(probe_slab) // 2])
+    middle = probe_slab[len(probe_slab) // 2]
+    estimate = noise_estimate(middle)
+    level_map = torch.from_numpy(noise_map(middle, estimate.level))[None, None] if with_map else None
     return Condition(
         slab=pad_to_multiple(scaling.forward(torch.from_numpy(probe_slab)[None]), stride),
         r=torch.tensor([estimate.level / scaling.factor], dtype=torch.float32),
         colour=torch.tensor([estimate.colour], dtype=torch.float32),
         null=torch.zeros(1, dtype=torch.bool),
+        noise_map=None if level_map is None else pad_to_multiple(level_map, stride),
     )
 
 
@@ -82,8 +87,7 @@ def validate(
     ratios: dict[str, list[float]] = {colour: [] for colour in (*KERNELS, MEASURED)}
     pictures: list[NDArray[np.float32]] = []
     for probe in questions:
-        cond = condition(probe.slab, scaling, stride)
-        cond = Condition(*(getattr(cond, name).to(device) for name in ("slab", "r", "colour", "null")))
+        cond = condition(probe.slab, scaling, stride, getattr(denoiser, "takes_map", False)).to(device)
         inside = crop(denoiser.mean(cond), (probe.target.shape[0], probe.target.shape[1]))
         answer = scaling.inverse(inside)[0, 0].float().cpu().numpy()
         low = probe.slab[len(probe.slab) // 2]

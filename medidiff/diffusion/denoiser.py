@@ -31,6 +31,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_sigma (B, C, *spatial), sigma (B,)) -> x0_hat (B, C, *spatial)."""
 
 FEATURES = 5  # log(sigma / r), mean flag, null flag, two noise colours
+LOG_SPREAD = (-6.0, 3.0)  # of the spread relative to r: keeps an untrained network finite
 CONTEXT = 8  # pixels over which the local mean of y is taken
 
 
@@ -42,18 +43,26 @@ class Condition:
     r       (B,)              its noise level (standard deviation)
     colour  (B, 2)            how much noise survives 2- and 4-fold averaging (see medidiff.noise.level)
     null    (B,) bool         True: no condition, the slab is ignored
+    noise_map (B, 1, *spatial)  log2 of the local noise level relative to r; None: the same everywhere
     """
 
     slab: Tensor
     r: Tensor
     colour: Tensor
     null: Tensor
+    noise_map: Tensor | None = None
 
     @property
     def y(self) -> Tensor:
         """(B, 1, *spatial) the low-dose image."""
         middle = self.slab.shape[1] // 2
         return self.slab[:, middle : middle + 1]
+
+    def to(self, device: torch.device) -> Condition:
+        """The same batch on another device."""
+        noise_map = None if self.noise_map is None else self.noise_map.to(device)
+        slab, r, colour, null = (t.to(device) for t in (self.slab, self.r, self.colour, self.null))
+        return Condition(slab, r, colour, null, noise_map)
 
     def as_null(self) -> Condition:
         """The same batch with the condition taken away."""
@@ -80,20 +89,41 @@ def squash(u: Tensor) -> Tensor:
 class Denoiser(nn.Module):
     """A network with its preconditioning.
 
-    network    (B, K + 1, *spatial), (B, FEATURES) -> (B, 1, *spatial)
+    network    (B, K + 1, *spatial), (B, FEATURES) -> (B, 1, *spatial); with `takes_map` one channel more comes in,
+               with `gives_spread` one more goes out
     data_mean, data_std   of clean images in model units; used when there is no condition
     """
 
-    def __init__(self, network: nn.Module, *, data_mean: float = -0.4, data_std: float = 0.45) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        data_mean: float = -0.4,
+        data_std: float = 0.45,
+        takes_map: bool = False,
+        gives_spread: bool = False,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.takes_map, self.gives_spread = takes_map, gives_spread
         self.data_mean, self.data_std = data_mean, data_std
 
     def mean(self, cond: Condition) -> Tensor:
         """E[x | y] in one evaluation, (B, 1, *spatial)."""
         y, r = self._centre(cond)
-        residual = self._evaluate(torch.zeros_like(y), None, y, r, cond)
+        residual, _ = self._evaluate(torch.zeros_like(y), None, y, r, cond)
         return y + column(r, y) * residual
+
+    def mean_and_spread(self, cond: Condition) -> tuple[Tensor, Tensor]:
+        """E[x | y] and the standard deviation of x about it, each (B, 1, *spatial), in the same one evaluation.
+
+        The deviation is what a Gaussian of the training errors has (Nix & Weigend 1994); it is not yet calibrated.
+        """
+        y, r = self._centre(cond)
+        residual, log_spread = self._evaluate(torch.zeros_like(y), None, y, r, cond)
+        if log_spread is None:
+            raise TypeError("this network has no spread: draw samples instead")
+        return y + column(r, y) * residual, column(r, y) * torch.exp(log_spread)
 
     def forward(self, x_sigma: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """E[x | x_sigma, y]; x_sigma (B, 1, *spatial), sigma (B,) > 0, both in model units."""
@@ -101,10 +131,14 @@ class Denoiser(nn.Module):
         total = torch.sqrt(sigma**2 + r**2)
         c_skip, c_out, c_in = (column(c, y) for c in (r**2 / total**2, sigma * r / total, 1 / total))
         state = x_sigma - y
-        return y + c_skip * state + c_out * self._evaluate(c_in * state, sigma / r, y, r, cond)
+        return y + c_skip * state + c_out * self._evaluate(c_in * state, sigma / r, y, r, cond)[0]
 
     def loss(self, x: Tensor, cond: Condition, sigma: Tensor, noise: Tensor) -> Tensor:
-        """(B,) squared error of F, that is EDM's weighting (sigma^2 + r^2) / (sigma r)^2 of |x0_hat - x|^2.
+        """(B,) squared error of F, that is EDM's weighting (sigma^2 + r^2) / (sigma r)^2 of |x0_hat - x|^2."""
+        return self.errors(x, cond, sigma, noise)[0].square().flatten(1).mean(1)
+
+    def errors(self, x: Tensor, cond: Condition, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(error of F, log of its spread or None), each (B, 1, *spatial); where sigma is infinite in units of r.
 
         sigma (B,) may hold infinity: those samples train `mean`. noise (B, 1, *spatial) is unit white.
         """
@@ -116,15 +150,18 @@ class Denoiser(nn.Module):
         c_skip = torch.where(infinite, torch.zeros_like(r), r**2 / total**2)
         c_out = torch.where(infinite, r, finite * r / total)
         ratio = torch.where(infinite, torch.full_like(r, torch.inf), finite / r)
-        network = self._evaluate(column(1 / total, x) * state, ratio, y, r, cond)
+        network, log_spread = self._evaluate(column(1 / total, x) * state, ratio, y, r, cond)
         target = (x - y - column(c_skip, x) * state) / column(c_out, x)
-        return (network - target).square().flatten(1).mean(1)
+        return network - target, log_spread
 
     def _centre(self, cond: Condition) -> tuple[Tensor, Tensor]:
         y = torch.where(column(cond.null, cond.slab), torch.full_like(cond.y, self.data_mean), cond.y)
         return y, torch.where(cond.null, torch.full_like(cond.r, self.data_std), cond.r)
 
-    def _evaluate(self, state: Tensor, ratio: Tensor | None, y: Tensor, r: Tensor, cond: Condition) -> Tensor:
+    def _evaluate(
+        self, state: Tensor, ratio: Tensor | None, y: Tensor, r: Tensor, cond: Condition
+    ) -> tuple[Tensor, Tensor | None]:
+        """F, and the log of its spread where the network has one."""
         images = squash((cond.slab - local_mean(cond.y)) / column(cond.r, y))
         known = (~cond.null).to(state.dtype)
         images = torch.where(column(cond.null, images), torch.zeros_like(images), images)  # not `* 0`: NaN would leak
@@ -132,7 +169,14 @@ class Denoiser(nn.Module):
         is_mean = torch.ones_like(r) if ratio is None else torch.isinf(ratio).to(state.dtype)
         log_ratio = torch.zeros_like(r) if ratio is None else torch.nan_to_num(torch.log(ratio), posinf=0.0)
         features = torch.stack([log_ratio / 2, is_mean, 1 - known, colour[:, 0], colour[:, 1]], dim=1)
-        stacked = torch.cat([state, images], dim=1)
+        stacked = torch.cat([state, images, *self._map(y, cond)], dim=1)
         if stacked.ndim == 4:
             stacked = stacked.contiguous(memory_format=torch.channels_last)
-        return self.network(stacked, features)
+        out = self.network(stacked, features)
+        return (out[:, :1], out[:, 1:].clamp(*LOG_SPREAD)) if self.gives_spread else (out, None)
+
+    def _map(self, y: Tensor, cond: Condition) -> list[Tensor]:
+        if not self.takes_map:
+            return []
+        level = torch.zeros_like(y) if cond.noise_map is None else cond.noise_map
+        return [torch.where(column(cond.null, level), torch.zeros_like(level), level)]

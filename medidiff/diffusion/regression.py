@@ -32,7 +32,11 @@ class Regression(nn.Module):
 
     def loss(self, x: Tensor, cond: Condition, sigma: Tensor, noise: Tensor) -> Tensor:
         """(B,) squared error of the mean; sigma and noise are the diffusion's and do not matter here."""
-        return (self.mean(cond) - x).square().flatten(1).mean(1)
+        return self.errors(x, cond, sigma, noise)[0].square().flatten(1).mean(1)
+
+    def errors(self, x: Tensor, cond: Condition, sigma: Tensor, noise: Tensor) -> tuple[Tensor, None]:
+        """(error of the mean (B, 1, *spatial) in model units, None)."""
+        return self.mean(cond) - x, None
 
     def forward(self, x_sigma: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         """Has no meaning for a regression: raises TypeError (a mistake in the program, not in the input)."""

@@ -40,6 +40,20 @@ def unfold(x: Tensor, factor: int = 2) -> Tensor:
     return x.permute(0, 1, *order).reshape(b, c // factor**d, *(n * factor for n in spatial))
 
 
+def haar(x: Tensor, dimensions: int) -> Tensor:
+    """The corners of a 2-fold `fold` as sums and differences: an orthonormal Haar step, its own inverse.
+
+    (B, C * 2^d, *spatial) -> the same shape; of each group of 2^d channels the first is the low-pass.
+    """
+    corners = 2**dimensions
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=x.dtype, device=x.device) / 2**0.5
+    matrix = signs
+    for _ in range(dimensions - 1):
+        matrix = torch.kron(matrix, signs)
+    grouped = x.reshape(len(x), -1, corners, *x.shape[2:])
+    return torch.einsum("kc,bgc...->bgk...", matrix, grouped).reshape(x.shape)
+
+
 class Block(nn.Module):
     """Two 3^d convolutions around one activation, modulated by the embedding, added to the input."""
 
@@ -60,7 +74,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Folded U-Net (B, in_channels, *spatial), (B, features) -> (B, out_channels, *spatial).
 
-    Spatial sizes must be multiples of `stride`; the caller pads.
+    Spatial sizes must be multiples of `stride`; the caller pads. With `wavelet` (fold_factor 2 only) the folded
+    channels are Haar coefficients instead of pixels.
     """
 
     def __init__(
@@ -73,13 +88,16 @@ class UNet(nn.Module):
         blocks: Sequence[int] = (2, 2, 4),
         embedding: int = 64,
         dimensions: int = 2,
+        fold_factor: int = 2,
+        wavelet: bool = False,
     ) -> None:
         super().__init__()
         conv: type[nn.Module] = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
         corners = 2**dimensions
-        self.stride = 2 ** len(widths)
+        self.fold_factor, self.wavelet, self.dimensions = fold_factor, wavelet, dimensions
+        self.stride = fold_factor * 2 ** (len(widths) - 1)
         self.embed = nn.Sequential(nn.Linear(features, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.stem = conv(in_channels * corners, widths[0], 3, padding=1)
+        self.stem = conv(in_channels * fold_factor**dimensions, widths[0], 3, padding=1)
 
         def stage(level: int) -> nn.ModuleList:
             return nn.ModuleList(Block(widths[level], embedding, conv) for _ in range(blocks[level]))
@@ -88,13 +106,14 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(stage(level) for level in range(len(widths) - 1))
         self.reduce = nn.ModuleList(conv(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.enlarge = nn.ModuleList(conv(b, a * corners, 1) for a, b in pairwise(widths))
-        self.head = conv(widths[0], out_channels * corners, 3, padding=1)
+        self.head = conv(widths[0], out_channels * fold_factor**dimensions, 3, padding=1)
         nn.init.zeros_(self.head.weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         embedding = torch.nn.functional.silu(self.embed(features))
-        x = self.stem(fold(x))
+        x = fold(x, self.fold_factor)
+        x = self.stem(haar(x, self.dimensions) if self.wavelet else x)
         skips: list[Tensor] = []
         for level, stage in enumerate(self.encoder):
             if level:
@@ -106,4 +125,5 @@ class UNet(nn.Module):
             x = skips[level] + unfold(self.enlarge[level](x))
             for block in self.decoder[level]:  # type: ignore[attr-defined]
                 x = block(x, embedding)
-        return unfold(self.head(torch.relu(x)))
+        x = self.head(torch.relu(x))
+        return unfold(haar(x, self.dimensions) if self.wavelet else x, self.fold_factor)

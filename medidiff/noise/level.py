@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
 
 WINDOW = 9
 STRIDE = 2
 PERCENTILE = 20.0
+MAP_BLOCK = 16  # windows on a side, 32 pixels
 FLOOR_HU = 0.5  # nothing measured is quieter; keeps ratios finite on phantoms without noise
 SOFT_TISSUE_HU = (-150.0, 200.0)
 BODY_HU = (-950.0, 1500.0)
@@ -75,6 +76,31 @@ def noise_estimate(image: NDArray[np.floating]) -> NoiseEstimate:
     """Level and colour of the noise of one slice, (rows, columns) in HU."""
     level, half, quarter = _level(image), _level(block_mean(image, 2)), _level(block_mean(image, 4))
     return NoiseEstimate(level, (float(np.log2(half / level)), float(np.log2(quarter / level))))
+
+
+def noise_map(image: NDArray[np.floating], level: float) -> NDArray[np.float32]:
+    """log2 of the local noise level relative to `level`, (rows, columns), smooth over about 64 pixels, in -1..1.
+
+    The estimator of `noise_level` in blocks of 32 x 32 pixels; where a block has no body, its neighbours decide.
+    """
+    if min(image.shape) <= 3 * WINDOW:
+        return np.zeros(image.shape, np.float32)
+    deviation, mean = local_deviation(image)
+    inside = (deviation > 0) & (mean > BODY_HU[0]) & (mean < BODY_HU[1])
+    rows, columns = (-(-n // MAP_BLOCK) for n in deviation.shape)
+    grid = np.full((rows * MAP_BLOCK, columns * MAP_BLOCK), np.inf, np.float32)
+    grid[: deviation.shape[0], : deviation.shape[1]] = np.where(inside, deviation, np.inf)
+    blocks = grid.reshape(rows, MAP_BLOCK, columns, MAP_BLOCK).swapaxes(1, 2).reshape(rows, columns, -1)
+    count = np.isfinite(blocks).sum(-1)
+    rank = (count * PERCENTILE / 100).astype(int)[..., None]
+    found = np.take_along_axis(np.sort(blocks, axis=-1), rank, -1)[..., 0]
+    known = count >= MAP_BLOCK**2 // 8
+    ratio = np.clip(np.log2(np.where(known, found, level) / level), -1, 1)
+    weight = gaussian_filter(known.astype(np.float32), 1.0)
+    smooth = gaussian_filter(np.where(known, ratio, 0).astype(np.float32), 1.0) / np.maximum(weight, 0.05)
+    step, first = STRIDE * MAP_BLOCK, STRIDE * (WINDOW // (2 * STRIDE) + 1)
+    where = [(np.arange(n, dtype=np.float32) - first + 0.5) / step - 0.5 for n in image.shape]
+    return map_coordinates(smooth, np.meshgrid(*where, indexing="ij"), order=1, mode="nearest", output=np.float32)
 
 
 def noise_level(image: NDArray[np.floating]) -> float:
