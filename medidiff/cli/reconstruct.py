@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medidiff.inference import RunRecord, SeriesRecord
 
 CLASSICAL = "Classical methods (for comparison)"
-SAMPLING = "Sampling (texture and uncertainty modes)"
+SAMPLING = "Sampling (sample mode, and uncertainty from draws)"
 INPUT = "Input and output"
 
 
@@ -27,12 +27,20 @@ def reconstruct(
     mode: Annotated[
         str,
         typer.Option(
-            help="[b]quantitative[/b]: best estimate of every voxel. [b]texture[/b]: one of the clean images that fit, "
-            "crisper but less accurate. [b]uncertainty[/b]: the best estimate and a second series that says how far "
-            "each voxel may be off (standard deviation in HU)."
+            help="[b]quantitative[/b]: best estimate of every voxel. [b]texture[/b]: with the noise, grain and all, of "
+            "a scan at a higher dose (see --dose). [b]uncertainty[/b]: the best estimate and a second series that says "
+            "how far each voxel may be off (standard deviation in HU). [b]sample[/b], for research: one of the clean "
+            "images that fit, its finest detail invented."
         ),
     ] = "quantitative",
     strength: Annotated[float, typer.Option(help="0 (the scan as it is) to 100 (fully processed).")] = 100.0,
+    dose: Annotated[
+        float | None,
+        typer.Option(
+            help="Of --mode texture: the scan's dose as a fraction of the dose whose noise you want to see. 0.25 "
+            "(default): of a quarter-dose scan, the noise of the full dose; the same as --strength 50. 1: the scan itself."
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Name of an embedded model (see medidiff models), or a file. Default ct.")
     ] = None,
@@ -103,6 +111,7 @@ def reconstruct(
         method=method,
         mode=mode,
         strength=strength,
+        dose=dose,
         smoothing=smoothing if tuned is None else _strength(tuned, method, smoothing),
         series=series,
         allow_gaps=allow_gaps,
@@ -150,7 +159,8 @@ def _summarise(record: RunRecord, out: Path) -> None:
 
 def _how(series: SeriesRecord) -> str:
     if series.method == "model":
-        return f"{series.mode}, model {series.model}"
+        texture = f" (noise of {1 / series.dose:.3g} times the dose)" if series.dose is not None else ""
+        return f"{series.mode}{texture}, model {series.model}"
     return f"method {series.method}" + (f", smoothing {series.smoothing:g}" if series.smoothing is not None else "")
 
 

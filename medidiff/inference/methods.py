@@ -23,7 +23,15 @@ from medidiff.baselines import BASELINES, Baseline, filled
 from medidiff.diffusion.schedule import case_seed
 from medidiff.errors import ModelError, UnitError, UsageError
 from medidiff.inference.options import Options
-from medidiff.inference.restore import Restored, Restorer, SliceRestorer, blended, calibration, evaluations
+from medidiff.inference.restore import (
+    ONE_ESTIMATE,
+    Restored,
+    Restorer,
+    SliceRestorer,
+    blended,
+    calibration,
+    evaluations,
+)
 from medidiff.io.derived import Derivation
 from medidiff.model import Model, load
 from medidiff.noise.level import noise_level
@@ -113,7 +121,7 @@ class Learned:
         parameters = self.options.parameters()
         texts = [
             f"medidiff {__version__} model {self.name} sha256 {self.sha256}",
-            f"mode {parameters['mode']}",
+            f"mode {parameters['mode']}{_noise(parameters)}",
             f"strength {parameters['strength']:g} %",
             f"{self.nfe} network evaluations per slice",
             *(f"{key} {parameters[key]}" for key in DETAILS if parameters.get(key) is not None),
@@ -134,6 +142,12 @@ class Learned:
     def for_case(self, identity: str) -> Restorer:
         parameters = self.options.parameters()
         return Restorer(self.model, parameters, case_seed(identity, parameters.get("seed", 0)))
+
+
+def _noise(parameters: dict[str, Any]) -> str:
+    """What noise is left in texture mode, in words of a header."""
+    dose = parameters.get("dose")
+    return "" if dose is None else f" (blend with the scan: noise of {1 / dose:.4g} times its dose)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,10 +209,10 @@ def load_method(options: Options, device: torch.device | None = None) -> Method:
     """
     if options.method == "model":
         model = load(options.model).to(device or torch.device("cpu"))
-        if options.mode != "quantitative" and not model.can_sample:
+        if options.mode not in ONE_ESTIMATE and not model.can_sample:
             raise UsageError(
                 f"--mode {options.mode}: model '{model.card.name}' ({model.architecture.network}) gives one best "
-                "estimate and cannot draw samples: use --mode quantitative, or a diffusion model"
+                "estimate and cannot draw samples: use --mode quantitative or texture, or a diffusion model"
             )
         return Learned(model, options)
     baseline = BASELINES[options.method]

@@ -1,8 +1,12 @@
 """What the user chooses: the method, for a model its mode, and the options that these use.
 
-    quantitative   E[x | y], one evaluation: the best estimate of every voxel
-    texture        one sample of p(x | y): the mean plus noise at sigma_1, walked down a ladder by a sampler
-    uncertainty    E[x | y] as the image, and the standard deviation of `draws` samples as a second one
+    quantitative   x_hat = E[x | y], one evaluation: the best estimate of every voxel
+    texture        x_hat + sqrt(a) (y - x_hat): of a scan y at the fraction a of a dose, the noise of the whole dose
+    uncertainty    x_hat as the image, and its standard deviation as a second one
+    sample         one sample of p(x | y): x_hat plus noise at sigma_1, walked down a ladder by a sampler
+
+Noise falls with the root of the dose. So `texture` keeps the share sqrt(a) of it, which has the level and the
+spectrum of a scan of 1 / a times the dose; it is the blend of strength 100 (1 - sqrt(a)).
 
     method         "model" in one of these modes, or a classical denoiser (medidiff/baselines) with its `smoothing`
 
@@ -11,6 +15,7 @@ An option that is not used is refused, not ignored: who gives it expects it to m
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -21,15 +26,16 @@ from medidiff.diffusion.samplers import SAMPLERS
 from medidiff.errors import UsageError
 from medidiff.io.derived import TRANSFER_SYNTAXES
 
-Mode = Literal["quantitative", "texture", "uncertainty"]
+Mode = Literal["quantitative", "texture", "uncertainty", "sample"]
 MODEL = "model"
 METHODS = (MODEL, *BASELINES)
 
 USED_BY: dict[str, tuple[Mode, ...]] = {
-    "steps": ("texture", "uncertainty"),
-    "sampler": ("texture", "uncertainty"),
-    "cfg_scale": ("texture", "uncertainty"),
-    "seed": ("texture", "uncertainty"),
+    "dose": ("texture",),
+    "steps": ("uncertainty", "sample"),
+    "sampler": ("uncertainty", "sample"),
+    "cfg_scale": ("uncertainty", "sample"),
+    "seed": ("uncertainty", "sample"),
     "draws": ("uncertainty",),
 }
 USUAL: dict[str, tuple[str, ...]] = {"mode": ("quantitative",), "device": ("auto", "cpu")}  # of a classical method
@@ -41,6 +47,7 @@ class Options(Settings):
     method     "model", or the name of a classical denoiser
     strength   per cent of the change that is applied: y + strength / 100 * (x_hat - y)
     model      name of an embedded model, or a file
+    dose       the scan's dose as a fraction of the one whose noise is wanted
     smoothing  strength of a classical denoiser in its own unit
     """
 
@@ -48,6 +55,7 @@ class Options(Settings):
     mode: Mode = "quantitative"
     strength: float = Field(default=100.0, ge=0, le=100)
     model: str = "ct"
+    dose: float | None = Field(default=None, gt=0, le=1)
     smoothing: float | None = Field(default=None, ge=0)
     steps: int | None = Field(default=None, ge=1, le=1000)
     sampler: str | None = None
@@ -100,6 +108,10 @@ class Options(Settings):
     def _unused_by_model(self) -> list[str]:
         unused = [name for name, modes in USED_BY.items() if getattr(self, name) is not None and self.mode not in modes]
         faults = [_unused(name, self.mode) for name in unused]
+        if self.mode == "texture" and self.strength != 100:
+            faults.append(
+                "--strength is not used by --mode texture, where --dose sets the blend: leave one of them out"
+            )
         if self.smoothing is not None:
             faults.append("--smoothing is the strength of a classical method, a model has none: leave it out")
         return faults
@@ -120,16 +132,21 @@ class Options(Settings):
         return faults
 
     def parameters(self) -> dict[str, Any]:
-        """What decides a model's voxels, defaults filled in; options that the mode does not use are absent."""
+        """What decides a model's voxels, defaults filled in; options that the mode does not use are absent.
+
+        In texture mode `strength` is that of the blend which `dose` asks for.
+        """
         chosen: dict[str, Any] = {"mode": self.mode, "strength": self.strength}
         for name, modes in USED_BY.items():
             if self.mode in modes:
                 given = getattr(self, name)
                 chosen[name] = DEFAULTS[name] if given is None else given
+        if self.mode == "texture":
+            chosen["strength"] = 100 * (1 - math.sqrt(chosen["dose"]))
         return chosen
 
 
-DEFAULTS: dict[str, Any] = {"steps": 6, "sampler": "dpmpp_2m", "cfg_scale": 1.0, "draws": 8, "seed": 0}
+DEFAULTS: dict[str, Any] = {"dose": 0.25, "steps": 6, "sampler": "dpmpp_2m", "cfg_scale": 1.0, "draws": 8, "seed": 0}
 
 
 def _flag(name: str) -> str:

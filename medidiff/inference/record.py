@@ -31,6 +31,7 @@ OURS = re.compile(rf"\d{{4,}}\.dcm|{re.escape(NIFTI_NAME)}|{re.escape(MAP_NAME)}
 class SeriesRecord(Settings):
     """One series of a run. `nfe` counts network evaluations a slice, `seconds` are per stage (they overlap).
 
+    In texture mode `strength` follows from `dose`, the fraction of the dose whose noise is shown.
     A classical `method` has a `smoothing` where a model has its name and hash; its stage is "network" all the same.
     """
 
@@ -51,6 +52,7 @@ class SeriesRecord(Settings):
     model_sha256: str | None
     mode: str
     strength: float
+    dose: float | None = None
     smoothing: float | None = None
     sampler: str | None = None
     nfe: int | None = None

@@ -2,7 +2,7 @@
 
     x_mean = E[x | y]
     x_0    = sampler from x_mean + sigma_1 n down the ladder sigma_i = r l_i          (r the noise level of y)
-    out    = y + strength / 100 * (x_hat - y)                x_hat is x_mean, or x_0 in texture mode
+    out    = y + strength / 100 * (x_hat - y)                x_hat is x_mean, or x_0 in sample mode
     sd     = calibration * standard deviation of K independent x_0
 
 A slice's answer depends on its slab, the case's seed and its position in the stack: never on a batch, on the
@@ -34,6 +34,7 @@ from medidiff.volume import SliceSource
 
 LADDER_OF = {"ddpm": "linear", "ddim": "linear"}  # what sets them apart from euler_a and euler; others: karras
 LADDER_RANGE = (0.02, 1.5)  # in noise levels of y; 1.5 r is at least three posterior standard deviations
+ONE_ESTIMATE = ("quantitative", "texture")  # modes of one evaluation: they differ in the blend
 AHEAD = 2  # slices decoded while the network works
 
 
@@ -103,9 +104,9 @@ class Restorer:
     def _estimate(self, index: int, cond: Condition) -> tuple[Tensor, Tensor | None]:
         """(x_hat, standard deviation or None), in model units."""
         mean = self.model.denoiser.mean(cond)
-        if self.parameters["mode"] == "quantitative":
+        if self.parameters["mode"] in ONE_ESTIMATE:
             return mean, None
-        if self.parameters["mode"] == "texture":
+        if self.parameters["mode"] == "sample":
             return self._sample(index, cond, mean, 0), None
         samples = [self._sample(index, cond, mean, k) for k in range(self.parameters["draws"])]
         return mean, torch.stack(samples).std(dim=0)
@@ -139,7 +140,7 @@ def ladder(parameters: dict[str, Any]) -> Tensor:
 
 def evaluations(parameters: dict[str, Any]) -> int:
     """Network evaluations a slice takes (NFE), counted by the sampler itself on a single voxel."""
-    if parameters["mode"] == "quantitative":
+    if parameters["mode"] in ONE_ESTIMATE:
         return 1
     voxel = torch.zeros(1, 1, 1, 1)
     once = _last(parameters, lambda x, _: x, voxel, ladder(parameters), torch.zeros_like).evaluations

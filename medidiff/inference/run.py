@@ -215,6 +215,7 @@ def _planned(case: Case, method: Method, kind: str) -> SeriesRecord:
         model_sha256=method.sha256,
         mode=parameters["mode"],
         strength=parameters["strength"],
+        dose=parameters.get("dose"),
         smoothing=parameters.get("smoothing"),
         sampler=parameters.get("sampler"),
         nfe=method.nfe,

@@ -62,7 +62,7 @@ def test_one_folder_per_series_and_a_record(
     study = write_series(tmp_path / "studies" / "a" / "x", n=3).parents[1]
     write_series(study / "b", n=2, kernel="Br38f 3/x", seed=1)
     (study / "notes.txt").write_text("no DICOM")
-    ended = cli("reconstruct", study, *options, "--mode", "texture", "--steps", 2, "--seed", 7)
+    ended = cli("reconstruct", study, *options, "--mode", "sample", "--steps", 2, "--seed", 7)
     out = tmp_path / "out"
     assert ended.code == 0, ended.err
     assert "research use only, not for diagnosis" in ended.out
@@ -74,7 +74,7 @@ def test_one_folder_per_series_and_a_record(
         assert [file.suffix for file in files] == [".dcm"] * n
         assert {dcmread(file).SeriesInstanceUID for file in files} == {entry["output_series_uid"]}
         assert dcmread(next((study / where).iterdir())).SeriesInstanceUID == entry["input_series_uid"]
-        assert (entry["mode"], entry["sampler"], entry["nfe"], entry["seed"]) == ("texture", "dpmpp_2m", 3, 7)
+        assert (entry["mode"], entry["sampler"], entry["nfe"], entry["seed"]) == ("sample", "dpmpp_2m", 3, 7)
         assert len(entry["model_sha256"]) == 64
         assert {"open", "read", "network", "write"} <= entry["seconds"].keys()
         assert isinstance(entry["warnings"], list)
@@ -104,6 +104,17 @@ def test_values_change_and_headers_stay(tmp_path: Path, cli: Any, options: Any, 
         assert after.ImagePositionPatient == before.ImagePositionPatient
         assert (after.pixel_array != before.pixel_array).mean() > 0.3
         np.testing.assert_array_equal(same.pixel_array, before.pixel_array)
+
+
+def test_texture_says_whose_noise_it_shows(tmp_path: Path, cli: Any, options: Any, scan: Path) -> None:
+    """The dose, the blend that follows from it, one evaluation: on the screen, in run.json and in the headers."""
+    ended = cli("reconstruct", scan, *options, "--mode", "texture", "--dose", 0.1)
+    assert "texture (noise of 10 times the dose), model" in ended.out
+    entry = json.loads((tmp_path / "out" / "run.json").read_text())["series"][0]
+    assert (entry["mode"], entry["dose"], entry["nfe"], entry["seed"]) == ("texture", 0.1, 1, None)
+    assert entry["strength"] == pytest.approx(100 * (1 - 0.1**0.5))
+    header = dcmread(tmp_path / "out" / "001_CT_B40f" / "0001.dcm").DerivationDescription
+    assert "noise of 10 times its dose" in header
 
 
 def test_uncertainty_is_a_second_series(tmp_path: Path, cli: Any, options: Any, scan: Path) -> None:
@@ -488,7 +499,7 @@ def test_a_stopped_run_goes_on_to_the_same_pixels(
 ) -> None:
     """Ctrl-C (one sentence, exit code 130) or kill -9: no result yet; then the run that was never stopped."""
     scan = write_series(tmp_path / "scan", n=12, size=64)
-    arguments = ["--model", tiny_model, "--mode", "texture", "--steps", 150]  # slow enough to be stopped half-way
+    arguments = ["--model", tiny_model, "--mode", "sample", "--steps", 150]  # slow enough to be stopped half-way
     out = tmp_path / "out"
     command = [sys.executable, "-c", MAIN, "reconstruct", scan, "-o", out, *arguments]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)

@@ -94,6 +94,13 @@ def test_what_decides_the_voxels_is_told(tiny_model: Path) -> None:
     }  # fmt: skip
 
 
+def test_headers_say_whose_noise_a_texture_has(tiny_model: Path) -> None:
+    """The noise that is left, the blend and its one evaluation; nothing of samplers or seeds."""
+    text = load_method(Options(model=str(tiny_model), mode="texture", dose=0.1)).derivation.description
+    assert "mode texture (blend with the scan: noise of 10 times its dose), strength 68.3772 %, 1 network" in text
+    assert "seed" not in text
+
+
 def test_another_unit_or_modality_is_refused(chosen: dict[str, Any]) -> None:
     method = load_method(Options.of(**chosen))
     method.require("HU")
@@ -104,13 +111,13 @@ def test_another_unit_or_modality_is_refused(chosen: dict[str, Any]) -> None:
         method.require_modality("PT")
 
 
-@pytest.mark.parametrize("mode", ["texture", "uncertainty"])
+@pytest.mark.parametrize("mode", ["sample", "uncertainty"])
 def test_a_regression_draws_no_samples(mode: str, tmp_path: Path) -> None:
-    """RED-CNN has a best estimate and nothing to sample from: one sentence, before anything is read."""
+    """CNN10 has a best estimate, to blend too, and nothing to sample from: one sentence, before anything is read."""
     architecture = Architecture(network="cnn10", slab=1)
     path = tmp_path / "cnn10.safetensors"
     save(path, build(architecture), architecture, LinearScaling(), Card(name="small"))
-    load_method(Options(model=str(path)))
+    assert [load_method(Options(model=str(path), mode=one)).nfe for one in ("quantitative", "texture")] == [1, 1]
     with pytest.raises(UsageError, match=rf"--mode {mode}: model 'small' \(cnn10\) gives one best estimate"):
         load_method(Options(model=str(path), mode=mode))
 

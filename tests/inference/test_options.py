@@ -13,15 +13,20 @@ from medidiff.inference.options import Options
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"steps": 5}, "--steps is not used by --mode quantitative, only by texture and uncertainty: leave it out"),
+        ({"steps": 5}, "--steps is not used by --mode quantitative, only by uncertainty and sample: leave it out"),
         ({"seed": 1}, "--seed is not used by --mode quantitative"),
         ({"sampler": "heun"}, "--sampler is not used by --mode quantitative"),
         ({"cfg_scale": 1.0}, "--cfg-scale is not used by --mode quantitative"),
-        ({"mode": "texture", "draws": 4}, "--draws is not used by --mode texture, only by uncertainty"),
-        ({"mode": "sharp"}, "--mode: 'sharp' is not a mode: choose one of quantitative, texture, uncertainty"),
-        ({"mode": "texture", "sampler": "foo"}, "--sampler: 'foo' is not a sampler: choose one of ddpm, ddim, plms"),
+        ({"mode": "sample", "draws": 4}, "--draws is not used by --mode sample, only by uncertainty"),
+        ({"mode": "texture", "steps": 4}, "--steps is not used by --mode texture, only by uncertainty and sample"),
+        ({"dose": 0.25}, "--dose is not used by --mode quantitative, only by texture: leave it out"),
+        ({"mode": "texture", "dose": 0}, "--dose: 0 was given, but input should be greater than 0"),
+        ({"mode": "texture", "dose": 25}, "--dose: 25 was given, but input should be less than or equal to 1"),
+        ({"mode": "texture", "strength": 50}, "--strength is not used by --mode texture, where --dose sets the blend"),
+        ({"mode": "sharp"}, "--mode: 'sharp' is not a mode: choose one of quantitative, texture, uncertainty, sample"),
+        ({"mode": "sample", "sampler": "foo"}, "--sampler: 'foo' is not a sampler: choose one of ddpm, ddim, plms"),
         ({"strength": 101}, "--strength: 101 was given, but input should be less than or equal to 100"),
-        ({"mode": "texture", "steps": 0}, "--steps: 0 was given"),
+        ({"mode": "sample", "steps": 0}, "--steps: 0 was given"),
         ({"mode": "uncertainty", "draws": 1}, "--draws: 1 was given, but input should be greater than or equal to 2"),
         (
             {"method": "median"},
@@ -52,6 +57,13 @@ def test_all_faults_are_told_at_once() -> None:
 def test_parameters_hold_defaults_and_only_what_is_used() -> None:
     """What is recorded, and decides whether a run continues another, are the values in effect."""
     assert Options().parameters() == {"mode": "quantitative", "strength": 100.0}
-    texture = {"mode": "texture", "strength": 50.0, "steps": 6, "sampler": "dpmpp_2m", "cfg_scale": 1.0, "seed": 0}
-    assert Options(mode="texture", strength=50).parameters() == texture
-    assert Options(mode="texture", strength=50, steps=6, seed=0).parameters() == texture
+    sample = {"mode": "sample", "strength": 50.0, "steps": 6, "sampler": "dpmpp_2m", "cfg_scale": 1.0, "seed": 0}
+    assert Options(mode="sample", strength=50).parameters() == sample
+    assert Options(mode="sample", strength=50, steps=6, seed=0).parameters() == sample
+
+
+@pytest.mark.parametrize(("dose", "strength"), [(None, 50.0), (0.25, 50.0), (0.01, 90.0), (1.0, 0.0)])
+def test_texture_is_the_strength_that_leaves_the_noise_of_the_whole_dose(dose: float | None, strength: float) -> None:
+    """Noise falls with the root of the dose: at a quarter of it, half of the noise is kept."""
+    parameters = Options(mode="texture", dose=dose).parameters()
+    assert parameters == {"mode": "texture", "dose": dose or 0.25, "strength": pytest.approx(strength)}

@@ -18,7 +18,8 @@ from medidiff.volume import Geometry, Volume
 
 MODES: dict[str, dict[str, Any]] = {
     "quantitative": {},
-    "texture": {"mode": "texture", "steps": 2},
+    "texture": {"mode": "texture"},
+    "sample": {"mode": "sample", "steps": 2},
     "uncertainty": {"mode": "uncertainty", "steps": 2, "draws": 2},
 }
 
@@ -59,11 +60,11 @@ def test_a_slice_is_the_same_alone_in_a_stream_and_from_its_slab(mode: str, mode
     assert not np.array_equal(stream[3].image, volume.array[3])
 
 
-@pytest.mark.parametrize("mode", ["texture", "uncertainty"])
+@pytest.mark.parametrize("mode", ["sample", "uncertainty"])
 def test_noise_belongs_to_the_case_and_the_seed(mode: str, model: Model, volume: Volume) -> None:
     """Another case draws other noise; the same case and seed draw the same."""
     one, same, other = (restored(model, volume, [2], case=case, **MODES[mode])[2] for case in (1, 1, 2))
-    read = (lambda r: r.image) if mode == "texture" else (lambda r: r.deviation)
+    read = (lambda r: r.image) if mode == "sample" else (lambda r: r.deviation)
     np.testing.assert_array_equal(read(one), read(same))
     assert not np.array_equal(read(one), read(other))
 
@@ -77,10 +78,10 @@ def test_the_uncertainty_mode_shows_the_mean(model: Model, volume: Volume) -> No
 
 
 def test_the_map_is_the_spread_of_samples_times_the_cards_factor(model: Model, volume: Volume) -> None:
-    """Two draws have a standard deviation of |a - b| / sqrt(2); the first draw is the texture mode's image."""
+    """Two draws have a standard deviation of |a - b| / sqrt(2); the first draw is the sample mode's image."""
     options = {"mode": "uncertainty", "steps": 2}
     two = restored(model, volume, [3], draws=2, **options)[3].deviation
-    first = restored(model, volume, [3], mode="texture", steps=2)[3].image
+    first = restored(model, volume, [3], mode="sample", steps=2)[3].image
     restorer = Restorer(model, Options(draws=2, **options).parameters(), 5)
     with torch.inference_mode():
         cond = model.condition(volume.array[2:5])
@@ -101,6 +102,15 @@ def test_strength_blends_linearly(model: Model, volume: Volume) -> None:
     np.testing.assert_allclose(half, (none + full) / 2, atol=1e-3)
 
 
+def test_texture_keeps_the_root_of_the_dose_of_what_is_removed(model: Model, volume: Volume) -> None:
+    """x_hat + sqrt(a) (y - x_hat), and at a = 1 the scan itself."""
+    y, x_hat = volume.array[3], restored(model, volume, [3])[3].image
+    for a in (0.1, 0.25):
+        expected = x_hat + np.sqrt(a) * (y - x_hat)
+        np.testing.assert_allclose(restored(model, volume, [3], mode="texture", dose=a)[3].image, expected, atol=1e-3)
+    np.testing.assert_array_equal(restored(model, volume, [3], mode="texture", dose=1)[3].image, y)
+
+
 def test_padding_comes_back_untouched(model: Model, volume: Volume) -> None:
     for mode in MODES.values():
         image = restored(model, volume, [0], **mode)[0].image
@@ -111,12 +121,13 @@ def test_padding_comes_back_untouched(model: Model, volume: Volume) -> None:
     ("options", "expected"),
     [
         ({}, 1),
-        ({"mode": "texture"}, 1 + 6),
-        ({"mode": "texture", "sampler": "heun", "steps": 3}, 1 + 5),
-        ({"mode": "texture", "sampler": "plms", "steps": 3}, 1 + 4),
-        ({"mode": "texture", "sampler": "ddpm", "steps": 3, "cfg_scale": 1.5}, 1 + 2 * 3),
+        ({"mode": "texture"}, 1),
+        ({"mode": "sample"}, 1 + 6),
+        ({"mode": "sample", "sampler": "heun", "steps": 3}, 1 + 5),
+        ({"mode": "sample", "sampler": "plms", "steps": 3}, 1 + 4),
+        ({"mode": "sample", "sampler": "ddpm", "steps": 3, "cfg_scale": 1.5}, 1 + 2 * 3),
         ({"mode": "uncertainty", "draws": 3, "steps": 2}, 1 + 3 * 2),
-        ({"mode": "texture", "steps": 1}, 1 + 1),
+        ({"mode": "sample", "steps": 1}, 1 + 1),
     ],
 )
 def test_evaluations_are_those_the_network_sees(
@@ -165,7 +176,7 @@ def test_threads_change_at_most_one_hu_in_half_a_percent(model: Model) -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            images.append(Restorer(model, Options(mode="texture").parameters(), 1).slice(0, slab).image)
+            images.append(Restorer(model, Options(mode="sample").parameters(), 1).slice(0, slab).image)
     finally:
         torch.set_num_threads(before)
     off = np.abs(np.rint(images[0]) - np.rint(images[1]))

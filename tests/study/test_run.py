@@ -103,8 +103,8 @@ def test_two_runs_do_not_share_a_folder(study_file: Write, tmp_path: Path) -> No
 def test_workers_change_nothing(study_file: Write, tiny_model: Path, tmp_path: Path) -> None:
     """One process or two: results.csv to the byte, with a drawn dose, a sampled method and a blend."""
     simulated = {"simulate": {"name": "c", "full": "c_full.nii", "doses": [0.5, 0.25], "kernel": "hann", "i0": 1e5}}
-    texture = {"name": "texture", "model": str(tiny_model), "mode": "texture", "steps": 2}
-    settings: dict[str, Any] = {"cases": [simulated], "methods": [IDENTITY, texture], "seed": 3}
+    sample = {"name": "sample", "model": str(tiny_model), "mode": "sample", "steps": 2}
+    settings: dict[str, Any] = {"cases": [simulated], "methods": [IDENTITY, sample], "seed": 3}
     texts = []
     for workers in (1, 2):
         out = tmp_path / f"workers{workers}"

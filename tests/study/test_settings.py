@@ -37,10 +37,11 @@ def test_a_blend_is_a_strength() -> None:
 
 
 def test_the_seed_of_the_study_reaches_methods_that_draw() -> None:
-    """Texture mode takes it, unless the method has its own; quantitative mode has none."""
-    texture = {"name": "m", "mode": "texture"}
-    assert MethodEntry.model_validate(texture).options(5).seed == 5
-    assert MethodEntry.model_validate(texture | {"seed": 1}).options(5).seed == 1
+    """Sample mode takes it, unless the method has its own; texture and quantitative mode have none."""
+    sample = {"name": "m", "mode": "sample"}
+    assert MethodEntry.model_validate(sample).options(5).seed == 5
+    assert MethodEntry.model_validate(sample | {"seed": 1}).options(5).seed == 1
+    assert MethodEntry.model_validate({"name": "m", "mode": "texture", "dose": 0.5}).options(5).seed is None
     assert MethodEntry.model_validate({"name": "m"}).options(5).seed is None
 
 
