@@ -38,7 +38,7 @@ def reconstruct(
         float | None,
         typer.Option(
             help="Of --mode texture: the scan's dose as a fraction of the dose whose noise you want to see. 0.25 "
-            "(default): of a quarter-dose scan, the noise of the full dose; the same as --strength 50. 1: the scan itself."
+            "(default): of a quarter-dose scan, the noise of the full dose; like --strength 50. 1: the scan itself."
         ),
     ] = None,
     model: Annotated[
