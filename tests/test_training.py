@@ -349,3 +349,39 @@ def test_a_baseline_network_continues_bit_by_bit(tmp_path: Path) -> None:
     run(recipe(tmp_path / "parts", **changes, stop=3))
     parts = run(recipe(tmp_path / "parts", **changes))
     assert [r.loss for r in parts] == [r.loss for r in whole[3:]]
+
+
+def test_the_bias_term_is_the_squared_mean_error_of_each_tissue_by_its_share() -> None:
+    """Half soft tissue 5 HU too high, a quarter bone 10 HU too low, a quarter outside every class: 0.5 + 0.25 x 4."""
+    target = torch.tensor([50.0, 50.0, 400.0, 200.0]).reshape(1, 1, 2, 2)
+    error = torch.tensor([9.0, 1.0, -10.0, 99.0]).reshape(1, 1, 2, 2)
+    assert float(training.tissue_bias(error, target)) == pytest.approx(0.5 * 1 + 0.25 * 4)
+
+
+def test_the_spread_loss_is_least_at_the_standard_deviation_of_the_errors() -> None:
+    """Maximum likelihood of a Gaussian; the gradient leaves the mean alone."""
+    error = (0.3 * torch.randn(20_000, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    levels = torch.linspace(-3, 1, 401)
+    losses = torch.stack([training.spread_loss(error, level) for level in levels])
+    assert float(levels[losses.argmin()]) == pytest.approx(float(error.detach().std().log()), abs=0.02)
+    assert not losses.requires_grad
+
+
+def test_a_network_may_grow_a_noise_map_and_a_spread_and_answers_as_before(tmp_path: Path) -> None:
+    """New inputs and outputs start at zero; another width is refused."""
+    run(recipe(tmp_path / "small", steps=2))
+    small = load(tmp_path / "small" / training.BEST)
+    grown = recipe(
+        tmp_path / "grown",
+        architecture=TINY.model_copy(update={"noise": "map", "spread": True}),
+        initial=tmp_path / "small" / training.BEST,
+    )
+    slab = 40 + 20 * torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1)).numpy()
+    cond = small.condition(slab)
+    state = training._start(grown, alone=True)
+    mean, spread = state.denoiser.mean_and_spread(cond)  # type: ignore[union-attr]
+    torch.testing.assert_close(mean, small.denoiser.mean(cond))
+    torch.testing.assert_close(spread, torch.full_like(spread, float(cond.r)))
+    wider = recipe(tmp_path / "wide", architecture=Architecture(widths=(16, 32)), initial=grown.initial)
+    with pytest.raises(ModelError, match="another architecture"):
+        training._start(wider, alone=True)

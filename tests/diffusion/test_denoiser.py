@@ -140,3 +140,40 @@ def test_mean_is_the_limit_of_growing_sigma_for_an_untrained_network() -> None:
     model = denoiser(2, trained=False)
     sigma = torch.full((3,), 1e6, dtype=torch.float64)
     torch.testing.assert_close(model(x + over(sigma, x) * noise, sigma, cond), model.mean(cond), rtol=0, atol=1e-6)
+
+
+def growing() -> Denoiser:
+    """A random network in 2-D with a noise map in and a spread out."""
+    network = UNet(5, 2, features=FEATURES, widths=(4, 8), blocks=(1, 1), embedding=8)
+    generator = torch.Generator().manual_seed(6)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+    return Denoiser(network, takes_map=True, gives_spread=True).double().requires_grad_(False)
+
+
+def test_the_spread_comes_with_the_mean_and_scales_with_the_noise() -> None:
+    """One evaluation: the same mean; scaling y and r scales both answers."""
+    _, cond, _, _ = question(2)
+    model = growing()
+    mean, spread = model.mean_and_spread(cond)
+    assert torch.equal(mean, model.mean(cond))
+    assert float(spread.min()) > 0
+    twice = model.mean_and_spread(replace(cond, slab=2 * cond.slab, r=2 * cond.r))
+    torch.testing.assert_close(twice[0], 2 * mean)
+    torch.testing.assert_close(twice[1], 2 * spread)
+
+
+def test_a_network_without_spread_says_so() -> None:
+    """Asking it is a mistake of the program."""
+    with pytest.raises(TypeError, match="no spread"):
+        denoiser(2, trained=True).mean_and_spread(question(2)[1])
+
+
+def test_no_noise_map_is_a_flat_one_and_none_reaches_an_unconditional_answer() -> None:
+    """log2 of a ratio of one is zero; with the condition goes its map."""
+    _, cond, _, _ = question(2)
+    model, steep = growing(), torch.randn_like(cond.y)
+    assert torch.equal(model.mean(cond), model.mean(replace(cond, noise_map=torch.zeros_like(cond.y))))
+    assert not torch.equal(model.mean(cond), model.mean(replace(cond, noise_map=steep)))
+    null = cond.as_null()
+    assert torch.equal(model.mean(null), model.mean(replace(null, noise_map=steep)))

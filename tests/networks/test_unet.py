@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medidiff.networks.unet import UNet, fold, unfold
+from medidiff.networks.unet import UNet, fold, haar, unfold
 
 FEATURES = 5
 
@@ -75,3 +75,27 @@ def test_the_embedding_reaches_the_answer(dimensions: int) -> None:
     assert (one - other).abs().max() > 1e-3
     other.square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_haar_step_is_orthonormal_and_its_own_inverse(dimensions: int) -> None:
+    """Twice is the identity, energy is kept, and what is constant in a block lies in the first channel alone."""
+    x = torch.randn(2, 3 * 2**dimensions, *[4] * dimensions, dtype=torch.float64)
+    transformed = haar(x, dimensions)
+    torch.testing.assert_close(haar(transformed, dimensions), x)
+    torch.testing.assert_close(transformed.square().sum(), x.square().sum())
+    flat = haar(fold(torch.full((1, 1, *[4] * dimensions), 3.0), 2), dimensions)
+    torch.testing.assert_close(flat[:, :1], torch.full_like(flat[:, :1], 3.0 * 2 ** (dimensions / 2)))
+    assert flat[:, 1:].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("factor", "wavelet", "stride"), [(2, True, 4), (4, False, 8)])
+def test_other_ways_in_keep_size_and_start_as_a_no_op(factor: int, wavelet: bool, stride: int) -> None:
+    """A Haar entry and a fold by 4: the same contract."""
+    network = UNet(
+        2, 2, features=FEATURES, widths=(4, 8), blocks=(1, 1), embedding=8, fold_factor=factor, wavelet=wavelet
+    )
+    assert network.stride == stride
+    answer = network(torch.randn(1, 2, 16, 24), torch.randn(1, FEATURES))
+    assert answer.shape == (1, 2, 16, 24)
+    assert answer.count_nonzero() == 0

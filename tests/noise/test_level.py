@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.stats import chi2
 
-from medidiff.noise.level import FLOOR_HU, PERCENTILE, WINDOW, block_mean, local_deviation, noise_estimate, noise_level
+from medidiff.noise.level import (
+    FLOOR_HU,
+    PERCENTILE,
+    WINDOW,
+    block_mean,
+    local_deviation,
+    noise_estimate,
+    noise_level,
+    noise_map,
+)
 
 
 def white(sigma: float, shape: tuple[int, int] = (256, 256), seed: int = 0) -> NDArray[np.float64]:
@@ -94,3 +103,19 @@ def test_block_mean_drops_incomplete_blocks() -> None:
     image = np.arange(35.0).reshape(5, 7)
     expected = [[image[r : r + 2, c : c + 2].mean() for c in (0, 2, 4)] for r in (0, 2)]
     np.testing.assert_allclose(block_mean(image, 2), expected)
+
+
+def test_the_noise_map_follows_noise_that_grows_across_the_image() -> None:
+    """Noise from 0.7 to 1.4 of the level: log2 from -0.5 to 0.5, within 0.2 in the image and flat for even noise."""
+    factor = 2 ** np.linspace(-0.5, 0.5, 384)
+    image = 40 + white(20, (384, 384)) * factor
+    found = noise_map(image, 20.0) - np.median(noise_map(40 + white(20, (384, 384), 1), 20.0))
+    assert found.shape == image.shape
+    assert np.abs(found[:, 32:-32] - np.log2(factor)[32:-32]).max() < 0.2
+    assert np.ptp(noise_map(40 + white(20, (384, 384)), 20.0)) < 0.2
+
+
+def test_without_a_body_the_noise_map_is_flat() -> None:
+    """Air and constant images tell nothing: zero, as for an image too small to measure."""
+    for image in (np.full((128, 128), -1000.0), np.zeros((128, 128)), white(5, (16, 16))):
+        assert not noise_map(image, 5.0).any()
