@@ -32,6 +32,7 @@ from medidiff.networks.unet import UNet
 from medidiff.noise.level import noise_estimate, noise_map
 from medidiff.patches import crop, pad_to_multiple
 from medidiff.scaling import LinearScaling
+from medidiff.seen import Seen
 
 FORMAT = "medidiff-model-1"
 SUFFIX = ".safetensors"
@@ -89,6 +90,7 @@ class Card(Settings):
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: tuple[dict[str, Any], ...] = ()
     uncertainty: dict[str, Any] = Field(default_factory=dict)
+    seen: Seen | None = None
     limits: tuple[str, ...] = ()
 
 

@@ -1,0 +1,62 @@
+"""Measure what a model has seen, and store it in the model's card.
+
+    python benchmarks/model_range.py --recipe pipelines/train_ct.yaml --data SCANS --model FILE --store
+
+Slices are drawn from the training recipe, through the same cache, transforms and phantoms, and measured as `medidiff
+reconstruct` measures a scan; pixel size, thickness and kernels come from headers of the train split. Nothing of the
+model is computed, so a range can be measured for any model whose recipe is known. With --store the card of FILE gains
+the range (or has it replaced); its weights stay as they are, its SHA-256 changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medidiff.config import load_settings
+from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_splits
+from medidiff.data.manifest import read_manifest
+from medidiff.data.seen import SLICES, seen_of
+from medidiff.model import load, save
+from medidiff.seen import Seen
+from medidiff.training import TrainSettings
+
+
+def range_of(settings: TrainSettings, slices: int) -> Seen:
+    """What `slices` draws of a recipe and the headers of its train split show."""
+    pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split == "train")
+    augmentation = settings.augmentation
+    cases = prepare_splits(pairs, settings.factors, settings.cache, cleaned=not augmentation.naive)["train"]
+    dataset = PatchDataset(
+        cases,
+        phantom_cases(settings.phantoms, augmentation.window, settings.seed),
+        settings.architecture.slab,
+        augmentation,
+        seed=settings.seed,
+        phantom_share=settings.phantom_share,
+    )
+    return seen_of(dataset, pairs, settings.factors, slices)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder that the recipe's manifest starts from")
+    parser.add_argument("--model", type=Path, help="model file")
+    parser.add_argument("--store", action="store_true", help="write the range into the model's card")
+    parser.add_argument("--slices", type=int, default=SLICES, help="drawn from the recipe")
+    options = parser.parse_args()
+    if options.store and options.model is None:
+        parser.error("--store needs --model FILE")
+    settings = load_settings(TrainSettings, options.recipe, [f"data_root={options.data}"])
+    seen = range_of(settings, options.slices)
+    print(seen.model_dump_json(indent=1))
+    if options.store:
+        model = load(options.model)
+        card = model.card.model_copy(update={"seen": seen})
+        digest = save(options.model, model.denoiser, model.architecture, model.scaling, card)
+        print(f"{options.model}: range stored, SHA-256 now {digest}")
+
+
+if __name__ == "__main__":
+    main()

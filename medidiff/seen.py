@@ -1,0 +1,110 @@
+"""What a model has seen, and how much of its change a slice may get that lies outside.
+
+    w = min over measures of clip(1 - d / margin, 0, 1)          out = y + w * strength * (x_hat - y)
+
+`d` is the distance of a measure from the range of training, in octaves (log2; colours are logarithms already). Inside
+every range `w` is exactly 1, at `margin` beyond any of them 0: there the scan comes back as it was. Only the noise that
+is measured in the slice itself decides `w`. Headers, and the range of HU, lead to warnings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from medidiff.config import Settings
+
+MARGIN = {"noise_hu": 1.0, "colour_half": 1.0, "colour_quarter": 1.0, "frequency": 0.5}  # octaves
+LOGARITHMS = ("colour_half", "colour_quarter")
+TOLERANCE = 0.1  # of a size in a header: 0.69 mm is not outside of 0.7 to 1.9 mm
+PERCENTILES = (1.0, 99.0)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What headers say of a scan; None, "" or 0 where they are silent."""
+
+    pixel_mm: float
+    spacing_mm: float
+    thickness_mm: float | None = None
+    kernel: str = ""
+    manufacturer: str = ""
+
+
+class Range(Settings):
+    """Where a measure lay in training: 1st and 99th percentile, smallest and largest."""
+
+    low: float
+    high: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Range | None:
+        """None where there are no values."""
+        found = np.array([value for value in values if math.isfinite(value)])
+        if not found.size:
+            return None
+        low, high = np.percentile(found, PERCENTILES)
+        return cls(low=_short(low), high=_short(high), least=_short(found.min()), most=_short(found.max()))
+
+    def at_least(self, floor: float) -> Range:
+        """The same, cut off below."""
+        return Range(**{name: max(value, floor) for name, value in self.model_dump().items()})
+
+    def holds(self, value: float) -> bool:
+        """Whether a size lies between the smallest and the largest, within TOLERANCE."""
+        slack = TOLERANCE * np.abs([self.least, self.most])
+        return bool(self.least - slack[0] <= value <= self.most + slack[1])
+
+
+class Seen(Settings):
+    """The range of a model's training data; a measure that nobody took is None, and is not judged.
+
+    slices          that were drawn from the recipe to measure the next five
+    noise_hu        estimated level
+    colour_*        estimated colours: log2 of the level after averaging 2 x 2 and 4 x 4 pixels, relative to it
+    frequency       root mean square frequency of the noise along an axis, cycles a pixel
+    dense_hu        99.9th percentile of a slice: bone, contrast medium, metal
+    pixel_mm        after shrinking; thickness and spacing are those of the scans, as are kernels and manufacturers
+    """
+
+    slices: int = 0
+    noise_hu: Range | None = None
+    colour_half: Range | None = None
+    colour_quarter: Range | None = None
+    frequency: Range | None = None
+    dense_hu: Range | None = None
+    pixel_mm: Range | None = None
+    thickness_mm: Range | None = None
+    spacing_mm: Range | None = None
+    kernels: tuple[str, ...] = ()
+    manufacturers: tuple[str, ...] = ()
+
+    def range_of(self, name: str) -> Range | None:
+        found: Range | None = getattr(self, name)
+        return found
+
+    def octaves_beyond(self, name: str, value: float) -> float:
+        """How far a measure of MARGIN lies outside of its range: above 0 beyond its upper end, below 0 its lower."""
+        seen = self.range_of(name)
+        if seen is None:
+            return 0.0
+        if not math.isfinite(value):
+            return math.inf
+        at, low, high = (v if name in LOGARITHMS else math.log2(max(v, 1e-9)) for v in (value, seen.low, seen.high))
+        return max(at - high, 0.0) + min(at - low, 0.0)
+
+    def weight(self, traits: Mapping[str, float]) -> float:
+        """Share of the change that a slice of these traits gets."""
+        return min(
+            (max(1 - abs(self.octaves_beyond(name, traits[name])) / margin, 0.0) for name, margin in MARGIN.items()),
+        )
+
+
+def _short(value: float) -> float:
+    """Four digits: a card is read by people."""
+    return float(f"{value:.4g}")
