@@ -7,7 +7,6 @@ from the scans of the train split. Sample numbers are far from those that traini
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from monai.transforms import Compose

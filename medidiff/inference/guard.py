@@ -1,0 +1,145 @@
+"""Outside of what the model has seen: how much of its change a slice gets, and the sentences that say so.
+
+    out = y + w * strength / 100 * (x_hat - y)        w of `medidiff.seen`: 1 inside the range, 0 far from it
+
+Before a run headers are judged (pixel size, slice thickness and spacing, kernel), during it every slice (level and
+colour of its noise, HU). Each measure leads to one sentence a case at most, with the number of slices it holds for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medidiff.diffusion.denoiser import Condition
+from medidiff.noise.level import NoiseEstimate
+from medidiff.noise.traits import traits_of
+from medidiff.scaling import LinearScaling
+from medidiff.seen import Facts, Range, Seen
+
+SIZES = {"pixel_mm": "pixels", "thickness_mm": "slice thickness", "spacing_mm": "slice spacing"}
+GRAIN = {"frequency": "frequency", "colour_half": "colour at 2 x 2 pixels", "colour_quarter": "colour at 4 x 4 pixels"}
+UNKNOWN = "how well it works there was not measured"
+
+
+def traits_in(y: NDArray[np.float32], cond: Condition, scaling: LinearScaling) -> dict[str, float]:
+    """Measures of a slice (rows, columns); noise level and colours are those that the network is told."""
+    half, quarter = (float(value) for value in cond.colour[0])
+    return traits_of(y, NoiseEstimate(float(cond.r[0]) * scaling.factor, (half, quarter)))
+
+
+def header_warnings(seen: Seen | None, facts: Facts) -> tuple[str, ...]:
+    """One sentence for each header that lies outside of what the model has seen."""
+    if seen is None:
+        return ()
+    sizes = ((what, seen.range_of(name), getattr(facts, name)) for name, what in SIZES.items())
+    found = [_size(what, inside, value) for what, inside, value in sizes if inside and value]
+    return tuple(sentence for sentence in (*found, _kernel(seen, facts.kernel)) if sentence)
+
+
+def _size(what: str, inside: Range, value: float) -> str:
+    if inside.holds(value):
+        return ""
+    limits = f"{inside.least:.3g} to {inside.most:.3g} mm"
+    return f"{what} of {value:.3g} mm, outside of the {limits} that the model has seen: {UNKNOWN}"
+
+
+def _kernel(seen: Seen, kernel: str) -> str:
+    if not kernel or not seen.kernels or kernel.upper() in (known.upper() for known in seen.kernels):
+        return ""
+    known = f"{len(seen.kernels)} kernels that the model has seen (medidiff models lists them)"
+    return f"kernel {kernel}, none of the {known}: compare the result with the original"
+
+
+class Slice(NamedTuple):
+    """What one slice was found to be, and the share of the change that it got."""
+
+    traits: dict[str, float]
+    weight: float
+
+
+class Outlier(NamedTuple):
+    """A slice that lies outside by one measure: how many octaves, and the share of the change that it got."""
+
+    value: float
+    octaves: float
+    weight: float
+
+
+@dataclass(eq=False)
+class Watch:
+    """Looks at the slices of one case as they are restored; `is_on` tells whether the shares were applied."""
+
+    seen: Seen | None
+    is_on: bool = True
+    slices: list[Slice] = field(default_factory=list)
+
+    def add(self, traits: dict[str, float] | None, weight: float) -> None:
+        if traits is not None:
+            self.slices.append(Slice(traits, weight))
+
+    def record(self) -> dict[str, float] | None:
+        """Smallest and median share of the change over the slices looked at, for run.json."""
+        if not self.slices:
+            return None
+        weights = [one.weight for one in self.slices]
+        return {"slices": len(weights), "min": round(min(weights), 4), "median": round(median(weights), 4)}
+
+    def warnings(self) -> list[str]:
+        """A sentence for the noise level, the grain and the HU of slices that lie outside."""
+        if self.seen is None or not self.slices:
+            return []
+        sentences = (self._level(self.seen), self._grain(self.seen), self._dense(self.seen.dense_hu))
+        return [sentence for sentence in sentences if sentence]
+
+    def _level(self, seen: Seen) -> str:
+        outside = self._outside(seen, "noise_hu")
+        if not outside:
+            return ""
+        side = "above" if _is_above(outside) else "below"
+        return f"noise of {_middle(outside):.3g} HU, {side} the {_limits(seen, 'noise_hu')} HU {self._rest(outside)}"
+
+    def _grain(self, seen: Seen) -> str:
+        """The measure of colour by which most slices fail; averaging leaves more of a coarse grain."""
+        name = max(GRAIN, key=lambda name: len(self._outside(seen, name)))
+        outside = self._outside(seen, name)
+        if not outside:
+            return ""
+        grain = "finer" if _is_above(outside) == (name == "frequency") else "coarser"
+        found = f"noise of {grain} grain ({GRAIN[name]} {_middle(outside):.2g}) than the {_limits(seen, name)}"
+        return f"{found} {self._rest(outside)}"
+
+    def _dense(self, inside: Range | None) -> str:
+        values = [one.traits["dense_hu"] for one in self.slices]
+        if inside is None or max(values) <= inside.most or inside.holds(max(values)):
+            return ""
+        n = sum(value > inside.most for value in values)
+        found = f"{max(values):.0f} HU, above the {inside.most:.0f} HU that the model has seen"
+        return f"{found}, in {n} of {len(values)} slices (metal, dense contrast medium): {UNKNOWN}"
+
+    def _outside(self, seen: Seen, name: str) -> list[Outlier]:
+        found = ((one.traits[name], one.weight) for one in self.slices)
+        outliers = (Outlier(value, seen.octaves_beyond(name, value), weight) for value, weight in found)
+        return [outlier for outlier in outliers if outlier.octaves]
+
+    def _rest(self, outside: list[Outlier]) -> str:
+        share = 100 * median(outlier.weight for outlier in outside)
+        came = f"{share:.0f} % of the change was made (median)" if self.is_on else f"changed all the same, {UNKNOWN}"
+        return f"that the model has seen, in {len(outside)} of {len(self.slices)} slices: {came}"
+
+
+def _is_above(outside: list[Outlier]) -> bool:
+    return median(outlier.octaves for outlier in outside) > 0
+
+
+def _middle(outside: list[Outlier]) -> float:
+    return median(outlier.value for outlier in outside)
+
+
+def _limits(seen: Seen, name: str) -> str:
+    inside = seen.range_of(name)
+    return f"{inside.low:.3g} to {inside.high:.3g}" if inside else ""
