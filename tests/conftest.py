@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -59,19 +60,28 @@ def system_tool() -> Callable[[str], str]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weight file whose network is small, random and of visible effect."""
+    return _random_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def spread_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a network that gives a standard deviation too."""
+    return _random_model(tmp_path_factory.mktemp("model") / "spread.safetensors", spread=True)
+
+
+def _random_model(path: Path, **architecture: Any) -> Path:
     import torch
 
     from medidiff.model import Architecture, Card, build, save
     from medidiff.scaling import LinearScaling
 
-    architecture = Architecture(widths=(8, 16), blocks=(1, 1))
-    denoiser = build(architecture)
+    small = Architecture(widths=(8, 16), blocks=(1, 1), **architecture)
+    denoiser = build(small)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weights in denoiser.parameters():
             weights.copy_(0.1 * torch.randn(weights.shape, generator=generator))
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save(path, denoiser, architecture, LinearScaling(), Card(name="tiny", summary="random weights, for tests"))
+    save(path, denoiser, small, LinearScaling(), Card(name=path.stem, summary="random weights, for tests"))
     return path
 
 

@@ -61,7 +61,7 @@ def _show(model: Model) -> None:
         "trained on": "; ".join(card.data),
         "low dose": card.simulated,
         "training": "; ".join(_stage(facts) for facts in card.training.get("stages", [card.training])),
-        "uncertainty": _words(card.uncertainty) or "not calibrated",
+        "uncertainty": _words({k: v for k, v in card.uncertainty.items() if k != "table"}) or "not calibrated",
     }
     console = Console(highlight=False, soft_wrap=True)
     for heading, text in lines.items():
@@ -88,7 +88,7 @@ def _network(model: Model) -> str:
     """Kind and size of the network."""
     size = f"{_parameters(model) / 1e6:.2f} M parameters"
     if not model.can_sample:
-        return f"{model.architecture.network}, {size}, one slice; a regression: quantitative mode only"
+        return f"{model.architecture.network}, {size}, one slice; a regression: no uncertainty, no samples"
     return f"{size}, slab of {model.slab} slices, widths {', '.join(map(str, model.architecture.widths))}"
 
 

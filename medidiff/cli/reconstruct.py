@@ -93,7 +93,11 @@ def reconstruct(
         typer.Option(help="Guidance weight; 1 is off (default), more exaggerates.", rich_help_panel=SAMPLING),
     ] = None,
     draws: Annotated[
-        int | None, typer.Option(help="Samples of the uncertainty map. Default 8.", rich_help_panel=SAMPLING)
+        int | None,
+        typer.Option(
+            help="Take the uncertainty map from so many samples. Default: the model's own where it gives one, else 8.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise. Default 0.", rich_help_panel=SAMPLING)] = None,
 ) -> None:

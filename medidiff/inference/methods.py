@@ -22,7 +22,7 @@ from medidiff import __version__
 from medidiff.baselines import BASELINES, Baseline, filled
 from medidiff.diffusion.schedule import case_seed
 from medidiff.errors import ModelError, UnitError, UsageError
-from medidiff.inference.options import Options
+from medidiff.inference.options import DEFAULTS, Options
 from medidiff.inference.restore import (
     ONE_ESTIMATE,
     Restored,
@@ -38,7 +38,7 @@ from medidiff.noise.level import noise_level
 
 NETWORK_CODE = ("MDIFF-NETWORK", "99MEDIDIFF", "Neural network denoising")  # one that is no diffusion model
 CLASSICAL_CODE = ("MDIFF-FILTER", "99MEDIDIFF", "Classical denoising filter")
-NOT_CALIBRATED = "the uncertainty map is not calibrated: it is the raw spread of samples"
+NOT_CALIBRATED = "the uncertainty map is not calibrated: it is the raw spread of {}"
 DETAILS = ("sampler", "steps", "cfg_scale", "draws", "seed")
 
 
@@ -98,7 +98,11 @@ class Learned:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {**self.options.parameters(), "model": self.name, "model_sha256": self.sha256}
+        return {**self._chosen, "model": self.name, "model_sha256": self.sha256}
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        return self.options.parameters(has_spread=self.model.has_spread)
 
     @property
     def has_deviation(self) -> bool:
@@ -110,15 +114,17 @@ class Learned:
 
     @property
     def nfe(self) -> int:
-        return evaluations(self.options.parameters())
+        return evaluations(self._chosen)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return (NOT_CALIBRATED,) if self.has_deviation and calibration(self.model) is None else ()
+        if not self.has_deviation or calibration(self.model, self._chosen) is not None:
+            return ()
+        return (NOT_CALIBRATED.format("samples" if self._chosen["draws"] else "the network"),)
 
     @property
     def derivation(self) -> Derivation:
-        parameters = self.options.parameters()
+        parameters = self._chosen
         texts = [
             f"medidiff {__version__} model {self.name} sha256 {self.sha256}",
             f"mode {parameters['mode']}{_noise(parameters)}",
@@ -140,7 +146,7 @@ class Learned:
             )
 
     def for_case(self, identity: str) -> Restorer:
-        parameters = self.options.parameters()
+        parameters = self._chosen
         return Restorer(self.model, parameters, case_seed(identity, parameters.get("seed", 0)))
 
 
@@ -214,8 +220,25 @@ def load_method(options: Options, device: torch.device | None = None) -> Method:
                 f"--mode {options.mode}: model '{model.card.name}' ({model.architecture.network}) gives one best "
                 "estimate and cannot draw samples: use --mode quantitative or texture, or a diffusion model"
             )
+        _require_a_use_for_samples(model, options)
         return Learned(model, options)
     baseline = BASELINES[options.method]
     baseline.require()
     smoothing = baseline.smoothing if options.smoothing is None else options.smoothing
     return Classical(options.method, smoothing, options.strength)
+
+
+def _require_a_use_for_samples(model: Model, options: Options) -> None:
+    """Raise UsageError where options of samples are given and none are drawn; a seed may be the study's."""
+    if options.mode != "uncertainty" or options.draws:
+        return
+    if not model.has_spread and options.draws == 0:
+        raise UsageError(
+            f"--draws 0: model '{model.card.name}' has no spread of its own: leave it out, or ask for at least 2"
+        )
+    given = [name for name in ("steps", "sampler", "cfg_scale") if getattr(options, name) is not None]
+    if model.has_spread and given:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')}: model '{model.card.name}' gives its uncertainty without samples: "
+            f"leave it out, or ask for samples with --draws {DEFAULTS['draws']}"
+        )

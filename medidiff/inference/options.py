@@ -2,7 +2,8 @@
 
     quantitative   x_hat = E[x | y], one evaluation: the best estimate of every voxel
     texture        x_hat + sqrt(a) (y - x_hat): of a scan y at the fraction a of a dose, the noise of the whole dose
-    uncertainty    x_hat as the image, and its standard deviation as a second one
+    uncertainty    x_hat as the image, and its standard deviation as a second one: that of the model itself, in the same
+                   evaluation, where it gives one; else, or where asked for, that of `draws` samples
     sample         one sample of p(x | y): x_hat plus noise at sigma_1, walked down a ladder by a sampler
 
 Noise falls with the root of the dose. So `texture` keeps the share sqrt(a) of it, which has the level and the
@@ -60,7 +61,7 @@ class Options(Settings):
     steps: int | None = Field(default=None, ge=1, le=1000)
     sampler: str | None = None
     cfg_scale: float | None = Field(default=None, ge=0, le=20)
-    draws: int | None = Field(default=None, ge=2, le=1000)
+    draws: int | None = Field(default=None, ge=0, le=1000)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     device: str = "auto"
     series: str | None = None
@@ -90,6 +91,13 @@ class Options(Settings):
         if sampler is not None and sampler not in SAMPLERS:
             raise ValueError(f"'{sampler}' is not a sampler: choose one of {', '.join(SAMPLERS)}")
         return sampler
+
+    @field_validator("draws")
+    @classmethod
+    def _spread_needs_two(cls, draws: int | None) -> int | None:
+        if draws == 1:
+            raise ValueError("1 was given, but one sample has no spread: use at least 2, or 0 for the model's own")
+        return draws
 
     @field_validator("transfer_syntax")
     @classmethod
@@ -131,11 +139,14 @@ class Options(Settings):
             faults.append(f"--smoothing: {self.smoothing:g} was given, but {offered}")
         return faults
 
-    def parameters(self) -> dict[str, Any]:
-        """What decides a model's voxels, defaults filled in; options that the mode does not use are absent.
+    def parameters(self, *, has_spread: bool = False) -> dict[str, Any]:
+        """What decides a model's voxels, defaults filled in; options that are not used are absent.
 
-        In texture mode `strength` is that of the blend which `dose` asks for.
+        In texture mode `strength` is that of the blend which `dose` asks for. A model that `has_spread` draws samples
+        in uncertainty mode only where `draws` asks for them.
         """
+        if self.mode == "uncertainty" and has_spread and not self.draws:
+            return {"mode": self.mode, "strength": self.strength, "draws": 0}
         chosen: dict[str, Any] = {"mode": self.mode, "strength": self.strength}
         for name, modes in USED_BY.items():
             if self.mode in modes:

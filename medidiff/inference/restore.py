@@ -3,7 +3,7 @@
     x_mean = E[x | y]
     x_0    = sampler from x_mean + sigma_1 n down the ladder sigma_i = r l_i          (r the noise level of y)
     out    = y + strength / 100 * (x_hat - y)                x_hat is x_mean, or x_0 in sample mode
-    sd     = calibration * standard deviation of K independent x_0
+    sd     = calibrated standard deviation of x: the network's own, or that of K independent x_0
 
 A slice's answer depends on its slab, the case's seed and its position in the stack: never on a batch, on the
 order of slices, or on what was done in an earlier run. Each slice is read once, into a window of slab height.
@@ -24,12 +24,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medidiff.diffusion.denoiser import Condition, Denoise, bind
+from medidiff.diffusion.denoiser import Condition, Denoise, Denoiser, bind
 from medidiff.diffusion.guidance import classifier_free
 from medidiff.diffusion.samplers import SAMPLERS, Noise, Step, start
 from medidiff.diffusion.schedule import LADDERS, CaseNoise
+from medidiff.inference.calibration import Calibration, of_card
 from medidiff.model import Model
-from medidiff.patches import slab_indices
+from medidiff.patches import crop, slab_indices
 from medidiff.volume import SliceSource
 
 LADDER_OF = {"ddpm": "linear", "ddim": "linear"}  # what sets them apart from euler_a and euler; others: karras
@@ -93,9 +94,10 @@ class Restorer:
         """Restore one slice from its slab (K, rows, columns)."""
         y = slab[len(slab) // 2]
         with torch.inference_mode(), exact_convolutions():
-            estimate, deviation = self._estimate(index, self.model.condition(slab))
+            cond = self.model.condition(slab)
+            estimate, deviation = self._estimate(index, cond)
             x_hat = self.model.image(estimate, y.shape)
-            sd = None if deviation is None else self._calibrated(deviation, y.shape)
+            sd = None if deviation is None else self._calibrated(deviation, x_hat, float(cond.r[0]))
         image = blended(y, x_hat, self.parameters["strength"], padding)
         if sd is not None and padding is not None:
             sd = np.where(padding, np.float32(0), sd)
@@ -103,6 +105,9 @@ class Restorer:
 
     def _estimate(self, index: int, cond: Condition) -> tuple[Tensor, Tensor | None]:
         """(x_hat, standard deviation or None), in model units."""
+        if self.parameters.get("draws") == 0:
+            assert isinstance(self.model.denoiser, Denoiser)  # `has_spread`, from which draws = 0 follows, says so
+            return self.model.denoiser.mean_and_spread(cond)
         mean = self.model.denoiser.mean(cond)
         if self.parameters["mode"] in ONE_ESTIMATE:
             return mean, None
@@ -119,10 +124,12 @@ class Restorer:
         noise = CaseNoise(self.case, (index,), sample=k)
         return _last(self.parameters, denoise, start(mean, sigmas[0], noise), sigmas, noise).x
 
-    def _calibrated(self, deviation: Tensor, matrix: tuple[int, ...]) -> NDArray[np.float32]:
-        scaling = self.model.scaling
-        sd = deviation[0, 0, : matrix[0], : matrix[1]].float().cpu().numpy() * np.float32(scaling.factor)
-        return sd * np.float32(calibration(self.model) or 1.0)
+    def _calibrated(self, deviation: Tensor, x_hat: NDArray[np.float32], r: float) -> NDArray[np.float32]:
+        """(rows, columns) in the scaling's unit; `r` in model units."""
+        factor = self.model.scaling.factor
+        sd = crop(deviation[0, 0], x_hat.shape).float().cpu().numpy() * np.float32(factor)
+        found = calibration(self.model, self.parameters)
+        return sd if found is None else found(sd, x_hat, r * factor)
 
 
 def blended(
@@ -140,7 +147,7 @@ def ladder(parameters: dict[str, Any]) -> Tensor:
 
 def evaluations(parameters: dict[str, Any]) -> int:
     """Network evaluations a slice takes (NFE), counted by the sampler itself on a single voxel."""
-    if parameters["mode"] in ONE_ESTIMATE:
+    if parameters["mode"] in ONE_ESTIMATE or parameters.get("draws") == 0:
         return 1
     voxel = torch.zeros(1, 1, 1, 1)
     once = _last(parameters, lambda x, _: x, voxel, ladder(parameters), torch.zeros_like).evaluations
@@ -152,10 +159,9 @@ def _last(parameters: dict[str, Any], denoise: Denoise, x: Tensor, sigmas: Tenso
     return deque(steps, maxlen=1).pop()
 
 
-def calibration(model: Model) -> float | None:
-    """What the spread of samples is multiplied by, from the model's card; None where it holds no factor."""
-    factor = model.card.uncertainty.get("factor")
-    return None if factor is None else float(factor)
+def calibration(model: Model, parameters: dict[str, Any]) -> Calibration | None:
+    """That of the model's card for the deviations of these parameters; None where it holds none."""
+    return of_card(model.card.uncertainty, "spread" if parameters["draws"] == 0 else "draws")
 
 
 def exact_convolutions() -> Any:

@@ -122,6 +122,21 @@ def test_a_regression_draws_no_samples(mode: str, tmp_path: Path) -> None:
         load_method(Options(model=str(path), mode=mode))
 
 
+def test_a_spread_of_its_own_needs_no_samples(spread_model: Path, tiny_model: Path) -> None:
+    """Options of samplers are refused unless draws are asked for; the headers and the warning say what the map is."""
+    path, asked = str(spread_model), {"mode": "uncertainty"}
+    method = load_method(Options(model=path, **asked))
+    assert (method.nfe, method.parameters["draws"]) == (1, 0)
+    assert "raw spread of the network" in method.warnings[0]
+    assert "sampler" not in method.derivation.description
+    assert load_method(Options(model=path, draws=2, steps=3, **asked)).nfe == 1 + 2 * 3
+    load_method(Options(model=path, seed=4, **asked))
+    with pytest.raises(UsageError, match="--steps: model 'spread' gives its uncertainty without samples"):
+        load_method(Options(model=path, steps=3, **asked))
+    with pytest.raises(UsageError, match="--draws 0: model 'tiny' has no spread of its own"):
+        load_method(Options(model=str(tiny_model), draws=0, **asked))
+
+
 def test_an_absent_package_is_told_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="free for non-commercial use only"):

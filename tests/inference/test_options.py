@@ -27,7 +27,7 @@ from medidiff.inference.options import Options
         ({"mode": "sample", "sampler": "foo"}, "--sampler: 'foo' is not a sampler: choose one of ddpm, ddim, plms"),
         ({"strength": 101}, "--strength: 101 was given, but input should be less than or equal to 100"),
         ({"mode": "sample", "steps": 0}, "--steps: 0 was given"),
-        ({"mode": "uncertainty", "draws": 1}, "--draws: 1 was given, but input should be greater than or equal to 2"),
+        ({"mode": "uncertainty", "draws": 1}, "--draws: 1 was given, but one sample has no spread: use at least 2"),
         (
             {"method": "median"},
             "--method: 'median' is not a method: choose one of model, identity, gaussian, bilateral",
@@ -60,6 +60,16 @@ def test_parameters_hold_defaults_and_only_what_is_used() -> None:
     sample = {"mode": "sample", "strength": 50.0, "steps": 6, "sampler": "dpmpp_2m", "cfg_scale": 1.0, "seed": 0}
     assert Options(mode="sample", strength=50).parameters() == sample
     assert Options(mode="sample", strength=50, steps=6, seed=0).parameters() == sample
+
+
+def test_a_model_with_a_spread_draws_nothing_unless_asked() -> None:
+    """Its uncertainty takes one evaluation and no options of samplers; `draws` asks for them all the same."""
+    own = {"mode": "uncertainty", "strength": 100.0, "draws": 0}
+    for draws in (None, 0):
+        assert Options(mode="uncertainty", draws=draws).parameters(has_spread=True) == own
+    asked = Options(mode="uncertainty", draws=4)
+    assert asked.parameters(has_spread=True) == asked.parameters()
+    assert Options(mode="uncertainty").parameters()["draws"] == 8
 
 
 @pytest.mark.parametrize(("dose", "strength"), [(None, 50.0), (0.25, 50.0), (0.01, 90.0), (1.0, 0.0)])

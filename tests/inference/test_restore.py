@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from medidiff.inference.calibration import TISSUES
 from medidiff.inference.options import Options
 from medidiff.inference.restore import Restorer, evaluations, restore, slabs
 from medidiff.model import Model, load
@@ -93,6 +95,34 @@ def test_the_map_is_the_spread_of_samples_times_the_cards_factor(model: Model, v
     np.testing.assert_allclose(
         restored(calibrated, volume, [3], draws=2, **options)[3].deviation, np.float32(1.5) * two, rtol=1e-6
     )
+
+
+def test_the_map_of_a_model_with_a_spread_is_its_own(spread_model: Path, volume: Volume) -> None:
+    """One evaluation; the image is that of the quantitative mode, the map exactly what the network claims, in HU."""
+    model = load(spread_model)
+    restorer = Restorer(model, Options(mode="uncertainty").parameters(has_spread=True), 5)
+    assert evaluations(restorer.parameters) == 1
+    slab = volume.array[2:5]
+    done = restorer.slice(3, slab, volume.padding(3))
+    np.testing.assert_array_equal(done.image, restored(model, volume, [3])[3].image)
+    with torch.inference_mode():
+        _, spread = model.denoiser.mean_and_spread(model.condition(slab))
+    claimed = spread[0, 0, :50, :46].numpy() * model.scaling.factor
+    np.testing.assert_allclose(done.deviation, np.where(volume.mask[3], 0, claimed), rtol=1e-6)
+
+
+def test_a_calibration_belongs_to_its_source(spread_model: Path, volume: Volume) -> None:
+    """A table for the network's own spread changes that map and leaves a map from samples as it is."""
+    plain = load(spread_model)
+    table = {"nodes": [0.0], "factors": {tissue: [3.0] for tissue in TISSUES}}
+    card = plain.card.model_copy(update={"uncertainty": {"source": "spread", "table": table}})
+    calibrated = replace(plain, card=card)
+    for draws, expected in ((0, 3.0), (2, 1.0)):
+        chosen = Options(mode="uncertainty", draws=draws, steps=1 if draws else None).parameters(has_spread=True)
+        before, after = (
+            Restorer(model, chosen, 5).slice(3, volume.array[2:5]).deviation for model in (plain, calibrated)
+        )
+        np.testing.assert_allclose(after, expected * before, rtol=1e-5)
 
 
 def test_strength_blends_linearly(model: Model, volume: Volume) -> None:
