@@ -37,11 +37,17 @@ NOT_HU = {
     r"ELECTRON_DENSITY|\bRHO\b|EDW?_MAP": "a map of electron density",
     r"PERFUSION|RCBF|RCBV|\bMTT\b|\bTTP\b|\bCBF\b|\bCBV\b": "a perfusion map",
 }
-ITERATIVE = re.compile(
-    r"^I\d\d|\bADMIRE|SAFIRE|\bIRIS\b|\bASI?R\b|ASIR|TRUE ?FIDELITY|\bDLIR|\bAIDR|\bAICE|\bPIQE|\bFIRST\b|IDOSE|\bIMR\b"
-    r"|PRECISE ?IMAGE|\bQIR\b|ITERATIVE",
-    re.IGNORECASE,
-)
+LEARNED_OR_ITERATIVE = {
+    r"^I\d\d[fhs]?\b|\bSAFIRE|\bADMIRE|\bIRIS\b|\bQIR\b": "Siemens SAFIRE, ADMIRE, IRIS or QIR",
+    r"\bASI?R\b|ASIR|\bVEO\b|\bMBIR\b|TRUE ?FIDELITY|\bDLIR": "GE ASiR, Veo or TrueFidelity",
+    r"\bAIDR|\bAICE|\bPIQE|\bFIRST\b(?!.{0,3}(PASS|PHASE|SCAN))": "Canon AIDR, FIRST, AiCE or PIQE",
+    r"IDOSE|\bIMR\d?\b|PRECISE ?IMAGE": "Philips iDose, IMR or Precise Image",
+    r"\bKARL\b|\bAIIR\b|CLEAR ?VIEW|CLEAR ?INFINITY|INTELLI ?IP|\bIPV\b": "an iterative or learned method",
+    r"CLARICT|PIXELSHINE|SUBTLE|DEEP ?RECON|DENOISE": "a denoiser",
+    r"\bMEDIDIFF\b(?! FROM)": "medidiff",
+    r"ITERATIVE": "an iterative method",
+}
+DENOISED = "its noise is of another kind than that of filtered back-projection"
 SIEMENS_STRENGTH = re.compile(r"^[A-Z][a-z]\d\d[a-z]?-[1-5]\b")  # Br38f\3: the second value is the ADMIRE strength
 
 
@@ -200,6 +206,13 @@ def _gaps(place: Geometry) -> str:
     )
 
 
+def _denoised_by(words: str, kernel: str) -> str:
+    """What took noise out of a series before, by kernel, filter, algorithm or description; "" where nothing says so."""
+    if SIEMENS_STRENGTH.match(kernel):
+        return "Siemens ADMIRE"
+    return next((name for pattern, name in LEARNED_OR_ITERATIVE.items() if re.search(pattern, words, re.I)), "")
+
+
 def _warnings(series: Series, place: Geometry) -> list[str]:
     stack, found = series.instances, []
     if place.tilt_degrees > TILT_DEGREES:
@@ -207,8 +220,9 @@ def _warnings(series: Series, place: Geometry) -> list[str]:
     if not place.is_even:
         low, high = place.steps_mm.min(), place.steps_mm.max()
         found.append(f"uneven spacing: steps of {low:.2f} to {high:.2f} mm, median {place.slice_spacing_mm:.2f} mm")
-    if ITERATIVE.search(stack[0].reconstruction) or SIEMENS_STRENGTH.match(series.kernel):
-        found.append(f"kernel {series.kernel or 'unknown'}: already reconstructed iteratively or by deep learning")
+    if made_by := _denoised_by(stack[0].reconstruction, series.kernel):
+        name = series.kernel or "unknown"
+        found.append(f"kernel {name}: already reconstructed iteratively or by deep learning ({made_by}): {DENOISED}")
     if any(i.rescale_type == "US" and not i.real_world_unit for i in stack):
         found.append("RescaleType is US (unspecified): the values are taken as HU")
     if any(i.lossy for i in stack):

@@ -193,6 +193,8 @@ def test_what_is_not_ct_in_hu_is_refused_by_rule(
         ({"ConvolutionKernel": "I30f"}, True),
         ({"SeriesDescription": "THORAX AIDR 3D"}, True),
         ({"ConvolutionKernel": "STANDARD", "FilterType": "TrueFidelity"}, True),
+        ({"SeriesDescription": "Thorax B40f medidiff quantitative"}, True),
+        ({"SeriesDescription": "FIRST PASS perfusion"}, False),
         ({"RescaleType": "US"}, True),
         ({"LossyImageCompression": "01"}, True),
     ],
@@ -203,6 +205,34 @@ def test_a_derived_ct_is_a_ct_and_an_iterative_one_is_warned_of(
     (series,) = scan(write_series(tmp_path, n=3, **tags)).series
     assert series.usable
     assert bool(series.warnings) == warned
+
+
+@pytest.mark.parametrize(
+    ("words", "maker"),
+    [
+        ("ASiR 40%", "GE"),
+        ("Veo", "GE"),
+        ("TrueFidelity", "GE"),
+        ("DLIR-H", "GE"),
+        ("iDose (3)", "Philips"),
+        ("IMR1", "Philips"),
+        ("Precise Image", "Philips"),
+        ("SAFIRE 3", "Siemens"),
+        ("ADMIRE", "Siemens"),
+        ("AIDR 3D STD", "Canon"),
+        ("FIRST BODY", "Canon"),
+        ("AiCE BODY MILD", "Canon"),
+        ("medidiff nlm", "medidiff"),
+    ],
+)
+def test_every_vendors_denoising_reconstruction_is_named(
+    tmp_path: Path, write_series: Write, words: str, maker: str
+) -> None:
+    """The trade names of iterative and learned reconstructions, wherever scanners write them."""
+    for keyword in ("SeriesDescription", "FilterType", "ConvolutionKernel"):
+        (series,) = scan(write_series(tmp_path / keyword, n=2, **{keyword: words})).series
+        (warning,) = series.warnings
+        assert f"already reconstructed iteratively or by deep learning ({maker}" in warning
 
 
 def test_empty_uids_come_from_the_file_meta(tmp_path: Path, write_series: Write) -> None:
