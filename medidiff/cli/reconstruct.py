@@ -44,6 +44,14 @@ def reconstruct(
     model: Annotated[
         str | None, typer.Option(help="Name of an embedded model (see medidiff models), or a file. Default ct.")
     ] = None,
+    no_guard: Annotated[
+        bool,
+        typer.Option(
+            "--no-guard",
+            help="Change slices in full whose noise lies outside of what the model has seen. Without it they are "
+            "changed less the further off they are, down to not at all.",
+        ),
+    ] = False,
     series: Annotated[str | None, typer.Option(help="Only the series with this SeriesInstanceUID.")] = None,
     allow_gaps: Annotated[
         bool, typer.Option("--allow-gaps", help="Process a series that lacks slices.", rich_help_panel=INPUT)
@@ -116,6 +124,7 @@ def reconstruct(
         mode=mode,
         strength=strength,
         dose=dose,
+        guard=not no_guard,
         smoothing=smoothing if tuned is None else _strength(tuned, method, smoothing),
         series=series,
         allow_gaps=allow_gaps,

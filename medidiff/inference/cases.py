@@ -18,6 +18,7 @@ from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
 from medidiff.io.files import file_hash
 from medidiff.io.nifti import NiftiSource, is_nifti_name, open_nifti
 from medidiff.io.series import folder_name
+from medidiff.seen import Facts
 from medidiff.volume import SliceSource
 
 MAP_SLOPE_HU = 0.1  # an uncertainty map resolves a tenth of an HU, up to 3,276 HU
@@ -66,6 +67,9 @@ class Case(Protocol):
     def voxels_per_slice(self) -> int: ...
     @property
     def warnings(self) -> Sequence[str]: ...
+    @property
+    def facts(self) -> Facts:
+        """What its headers say, to be held against what a model has seen."""
 
     def open(self) -> SliceSource: ...
     def sinks(self, source: SliceSource, writing: Writing) -> list[Sink]: ...
@@ -126,6 +130,11 @@ class DicomCase:
     @property
     def warnings(self) -> Sequence[str]:
         return self.series.warnings
+
+    @property
+    def facts(self) -> Facts:
+        spacing_mm, _, pixel_mm = self.series.spacing
+        return Facts(pixel_mm, spacing_mm, self.series.thickness_mm, self.kernel)
 
     def open(self) -> DicomSource:
         return open_series(self.series, allow_gaps=self.allow_gaps)
@@ -188,6 +197,11 @@ class NiftiCase:
         if self.source.is_oriented:
             return ()
         return ("the file does not say where left and right are (its form codes are 0)",)
+
+    @property
+    def facts(self) -> Facts:
+        geometry = self.source.geometry
+        return Facts(geometry.pixel_spacing_mm[1], geometry.slice_spacing_mm)
 
     def open(self) -> NiftiSource:
         return self.source

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.diffusion.denoiser import Condition
+from medidiff.model import Model
 from medidiff.noise.level import NoiseEstimate
 from medidiff.noise.traits import traits_of
-from medidiff.scaling import LinearScaling
 from medidiff.seen import Facts, Range, Seen
 
 SIZES = {"pixel_mm": "pixels", "thickness_mm": "slice thickness", "spacing_mm": "slice spacing"}
@@ -26,10 +26,17 @@ GRAIN = {"frequency": "frequency", "colour_half": "colour at 2 x 2 pixels", "col
 UNKNOWN = "how well it works there was not measured"
 
 
-def traits_in(y: NDArray[np.float32], cond: Condition, scaling: LinearScaling) -> dict[str, float]:
-    """Measures of a slice (rows, columns); noise level and colours are those that the network is told."""
+def judged(model: Model, y: NDArray[np.float32], cond: Condition) -> tuple[dict[str, float] | None, float]:
+    """Measures of a slice (rows, columns), and the share of the change that they allow; (None, 1) without a range.
+
+    Noise level and colours are those that the network is told.
+    """
+    seen = model.card.seen
+    if seen is None:
+        return None, 1.0
     half, quarter = (float(value) for value in cond.colour[0])
-    return traits_of(y, NoiseEstimate(float(cond.r[0]) * scaling.factor, (half, quarter)))
+    traits = traits_of(y, NoiseEstimate(float(cond.r[0]) * model.scaling.factor, (half, quarter)))
+    return traits, seen.weight(traits)
 
 
 def header_warnings(seen: Seen | None, facts: Facts) -> tuple[str, ...]:
@@ -83,8 +90,8 @@ class Watch:
             self.slices.append(Slice(traits, weight))
 
     def record(self) -> dict[str, float] | None:
-        """Smallest and median share of the change over the slices looked at, for run.json."""
-        if not self.slices:
+        """Smallest and median share of the change over the slices looked at, for run.json; None where none was set."""
+        if not self.slices or not self.is_on:
             return None
         weights = [one.weight for one in self.slices]
         return {"slices": len(weights), "min": round(min(weights), 4), "median": round(median(weights), 4)}

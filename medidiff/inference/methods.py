@@ -35,6 +35,7 @@ from medidiff.inference.restore import (
 from medidiff.io.derived import Derivation
 from medidiff.model import Model, load
 from medidiff.noise.level import noise_level
+from medidiff.seen import Seen
 
 NETWORK_CODE = ("MDIFF-NETWORK", "99MEDIDIFF", "Neural network denoising")  # one that is no diffusion model
 CLASSICAL_CODE = ("MDIFF-FILTER", "99MEDIDIFF", "Classical denoising filter")
@@ -51,6 +52,8 @@ class Method(Protocol):
     sha256         of the model's file; None for a classical denoiser
     nfe            network evaluations a slice
     warnings       what a user of the results must know
+    seen           the range that the model has seen, where it knows
+    is_guarded     whether slices outside of it are changed less
     derivation     what headers of results say
     """
 
@@ -70,6 +73,10 @@ class Method(Protocol):
     def warnings(self) -> tuple[str, ...]: ...
     @property
     def derivation(self) -> Derivation: ...
+    @property
+    def seen(self) -> Seen | None: ...
+    @property
+    def is_guarded(self) -> bool: ...
 
     def require(self, unit: str) -> None:
         """Raise UnitError for data in another unit than the method works on."""
@@ -117,6 +124,14 @@ class Learned:
         return evaluations(self._chosen)
 
     @property
+    def seen(self) -> Seen | None:
+        return self.model.card.seen
+
+    @property
+    def is_guarded(self) -> bool:
+        return self.options.guard
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         if not self.has_deviation or calibration(self.model, self._chosen) is not None:
             return ()
@@ -129,6 +144,7 @@ class Learned:
             f"medidiff {__version__} model {self.name} sha256 {self.sha256}",
             f"mode {parameters['mode']}{_noise(parameters)}",
             f"strength {parameters['strength']:g} %",
+            *(() if self.is_guarded else ("not held back outside of what the model has seen",)),
             f"{self.nfe} network evaluations per slice",
             *(f"{key} {parameters[key]}" for key in DETAILS if parameters.get(key) is not None),
         ]
@@ -168,6 +184,8 @@ class Classical:
     has_deviation: bool = False
     sha256: None = None
     warnings: tuple[str, ...] = ()
+    seen: None = None
+    is_guarded: bool = False
 
     @property
     def baseline(self) -> Baseline:

@@ -50,6 +50,7 @@ class Options(Settings):
     model      name of an embedded model, or a file
     dose       the scan's dose as a fraction of the one whose noise is wanted
     smoothing  strength of a classical denoiser in its own unit
+    guard      slices outside of what the model has seen are changed less (medidiff/seen.py)
     """
 
     method: str = MODEL
@@ -58,6 +59,7 @@ class Options(Settings):
     model: str = "ct"
     dose: float | None = Field(default=None, gt=0, le=1)
     smoothing: float | None = Field(default=None, ge=0)
+    guard: bool = True
     steps: int | None = Field(default=None, ge=1, le=1000)
     sampler: str | None = None
     cfg_scale: float | None = Field(default=None, ge=0, le=20)
@@ -128,6 +130,7 @@ class Options(Settings):
         unused = [name for name in USED_BY if getattr(self, name) is not None]
         unused += [name for name, usual in USUAL.items() if getattr(self, name) not in usual]
         unused += ["model"] if "model" in self.model_fields_set else []
+        unused += [] if self.guard else ["no_guard"]
         faults = [
             f"{_flag(name)} is not used by --method {self.method}, only by a model: leave it out" for name in unused
         ]
@@ -145,9 +148,11 @@ class Options(Settings):
         In texture mode `strength` is that of the blend which `dose` asks for. A model that `has_spread` draws samples
         in uncertainty mode only where `draws` asks for them.
         """
-        if self.mode == "uncertainty" and has_spread and not self.draws:
-            return {"mode": self.mode, "strength": self.strength, "draws": 0}
         chosen: dict[str, Any] = {"mode": self.mode, "strength": self.strength}
+        if not self.guard:
+            chosen["guard"] = False
+        if self.mode == "uncertainty" and has_spread and not self.draws:
+            return chosen | {"draws": 0}
         for name, modes in USED_BY.items():
             if self.mode in modes:
                 given = getattr(self, name)

@@ -32,6 +32,8 @@ class SeriesRecord(Settings):
     """One series of a run. `nfe` counts network evaluations a slice, `seconds` are per stage (they overlap).
 
     In texture mode `strength` follows from `dose`, the fraction of the dose whose noise is shown.
+    `change` is the share of the change that slices got, 1 inside of what the model has seen (medidiff/seen.py):
+    smallest and median of the `slices` that were restored in one go.
     A classical `method` has a `smoothing` where a model has its name and hash; its stage is "network" all the same.
     """
 
@@ -58,6 +60,7 @@ class SeriesRecord(Settings):
     nfe: int | None = None
     seed: int | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
+    change: dict[str, float] | None = None
     warnings: tuple[str, ...] = ()
 
     @property

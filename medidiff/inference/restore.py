@@ -2,7 +2,7 @@
 
     x_mean = E[x | y]
     x_0    = sampler from x_mean + sigma_1 n down the ladder sigma_i = r l_i          (r the noise level of y)
-    out    = y + strength / 100 * (x_hat - y)                x_hat is x_mean, or x_0 in sample mode
+    out    = y + w strength / 100 * (x_hat - y)              x_hat is x_mean, or x_0 in sample mode; w: see guard.py
     sd     = calibrated standard deviation of x: the network's own, or that of K independent x_0
 
 A slice's answer depends on its slab, the case's seed and its position in the stack: never on a batch, on the
@@ -29,6 +29,7 @@ from medidiff.diffusion.guidance import classifier_free
 from medidiff.diffusion.samplers import SAMPLERS, Noise, Step, start
 from medidiff.diffusion.schedule import LADDERS, CaseNoise
 from medidiff.inference.calibration import Calibration, of_card
+from medidiff.inference.guard import judged
 from medidiff.model import Model
 from medidiff.patches import crop, slab_indices
 from medidiff.volume import SliceSource
@@ -46,12 +47,16 @@ class Restored:
     image       (rows, columns) float32 in the source's unit
     deviation   (rows, columns) its standard deviation, uncertainty mode only
     padding     (rows, columns) True where the source's value was kept, or None
+    traits      what was measured in the slice, where the model knows what it has seen
+    weight      share of the change that these traits allow
     """
 
     index: int
     image: NDArray[np.float32]
     deviation: NDArray[np.float32] | None
     padding: NDArray[np.bool_] | None
+    traits: dict[str, float] | None = None
+    weight: float = 1.0
 
 
 class SliceRestorer(Protocol):
@@ -98,10 +103,12 @@ class Restorer:
             estimate, deviation = self._estimate(index, cond)
             x_hat = self.model.image(estimate, y.shape)
             sd = None if deviation is None else self._calibrated(deviation, x_hat, float(cond.r[0]))
-        image = blended(y, x_hat, self.parameters["strength"], padding)
+            traits, weight = judged(self.model, y, cond)
+        applied = weight if self.parameters.get("guard", True) else 1.0
+        image = blended(y, x_hat, applied * self.parameters["strength"], padding)
         if sd is not None and padding is not None:
             sd = np.where(padding, np.float32(0), sd)
-        return Restored(index, image, sd, padding)
+        return Restored(index, image, sd, padding, traits, weight)
 
     def _estimate(self, index: int, cond: Condition) -> tuple[Tensor, Tensor | None]:
         """(x_hat, standard deviation or None), in model units."""
@@ -135,7 +142,9 @@ class Restorer:
 def blended(
     y: NDArray[np.float32], x_hat: NDArray[np.float32], strength: float, padding: NDArray[np.bool_] | None
 ) -> NDArray[np.float32]:
-    """y + strength / 100 * (x_hat - y), and y where nothing was measured."""
+    """y + strength / 100 * (x_hat - y), and y where nothing was measured, or is to be changed, whatever x_hat is."""
+    if not strength:
+        return y.copy()
     image = y + np.float32(strength / 100) * (x_hat - y)
     return image if padding is None else np.where(padding, y, image)
 

@@ -22,6 +22,7 @@ import torch
 from medidiff.errors import InputError, MedidiffError, OutputError, PartialFailure, UsageError
 from medidiff.inference import record as records
 from medidiff.inference.cases import Case, Found, Writing, find_cases
+from medidiff.inference.guard import Watch, header_warnings
 from medidiff.inference.methods import Method, load_method
 from medidiff.inference.options import MODEL, Options
 from medidiff.inference.record import RunRecord, SeriesRecord
@@ -114,17 +115,23 @@ class _Run:
             sinks = case.sinks(source, self._writing(series))
         series = _started(series, sinks)
         self._save(series)
-        self._slices(source, sinks, self.method.for_case(case.identity), seconds)
+        watch = Watch(self.method.seen, self.method.is_guarded)
+        self._slices(source, sinks, self.method.for_case(case.identity), seconds, watch)
         with timed(seconds, "write"):
             for sink in sinks:
                 sink.finish()
-        found = [*series.warnings, *(text for sink in sinks for text in sink.warnings)]
+        found = [*series.warnings, *watch.warnings(), *(text for sink in sinks for text in sink.warnings)]
         rounded = {stage: round(value, 3) for stage, value in seconds.items()}
         changes = {"status": "done", "error": None, "seconds": rounded, "warnings": tuple(dict.fromkeys(found))}
-        return series.model_copy(update=changes)
+        return series.model_copy(update=changes | {"change": watch.record()})
 
     def _slices(
-        self, source: SliceSource, sinks: Sequence[Sink], restorer: SliceRestorer, seconds: dict[str, float]
+        self,
+        source: SliceSource,
+        sinks: Sequence[Sink],
+        restorer: SliceRestorer,
+        seconds: dict[str, float],
+        watch: Watch,
     ) -> None:
         """Restore what is missing; one thread reads and writes while this one computes."""
         n = source.geometry.n_slices
@@ -141,6 +148,7 @@ class _Run:
             try:
                 waiting: deque[Future[None]] = deque()
                 for restored in restore(restorer, source, missing, io, seconds):
+                    watch.add(restored.traits, restored.weight)
                     waiting.append(io.submit(write, restored))
                     self._settle(waiting, leave=WRITES_AT_ONCE)
                 self._settle(waiting, leave=0)
@@ -220,7 +228,7 @@ def _planned(case: Case, method: Method, kind: str) -> SeriesRecord:
         sampler=parameters.get("sampler"),
         nfe=method.nfe,
         seed=parameters.get("seed"),
-        warnings=(*case.warnings, *method.warnings),
+        warnings=(*case.warnings, *header_warnings(method.seen, case.facts), *method.warnings),
     )
 
 
