@@ -20,6 +20,13 @@ from pydantic import model_validator
 
 from medidiff.config import Settings
 from medidiff.data.prepare import Case
+from medidiff.data.spectra import (
+    SpectrumRanges,
+    apply_spectrum,
+    correlate_along_z,
+    random_spectrum,
+    random_unevenness,
+)
 from medidiff.noise.level import noise_estimate, noise_map
 from medidiff.patches import body_corner, slab_indices
 from medidiff.physics.ct import Kernel
@@ -40,6 +47,9 @@ class Augmentation(Settings):
     order: tuple[float, float] = (0.5, 3.0)
     boost: tuple[float, float] = (0.0, 1.5)
     low_frequency: tuple[float, float] = (0.0, 0.0)  # cycles a pixel; see `add_low_frequencies`
+    spectrum: SpectrumRanges | None = None  # in place of the kernels above; see medidiff.data.spectra
+    unevenness: float = 0.15  # with `spectrum`: of the logarithm of the noise level, over a window
+    z_share: float = 0.4  # with `spectrum`: up to this share of both neighbours in 60 % of the slabs
     lesions: float = 0.0  # mean number of faint blobs drawn into a window; see `RandLesiond`
     lesion_hu: tuple[float, float] = (4.0, 60.0)
     lesion_radius: tuple[float, float] = (2.0, 12.0)  # pixels
@@ -100,12 +110,23 @@ class RandSlabd(Randomizable, Transform):
         if case.low is not None:
             return item | {"low": case.low[slices][:, *window]}
         assert case.noise is not None
+        if self.settings.spectrum is not None:
+            return item | {"noise": self._correlated(case.noise, index, lone, window)}
         noise = case.noise[slices][:, *window]
         if not lone and self.R.rand() < 0.5:  # overlapping or interpolated slices share noise
             share = np.float32(self.R.uniform(0, self.settings.z_correlation))
             common = case.noise[int(self.R.randint(n))][window]
             noise = np.sqrt(1 - share**2) * noise + share * common
         return item | {"noise": noise}
+
+    def _correlated(
+        self, noise: NDArray[np.float32], index: int, lone: bool, window: tuple[slice, slice]
+    ) -> NDArray[np.float32]:
+        """The noise of a slab, correlated along z as in real series."""
+        if lone:
+            return noise[[index] * self.slab][:, *window]
+        share = self.R.uniform(0, self.settings.z_share) if self.R.rand() < 0.6 else 0.0
+        return correlate_along_z(noise[slab_indices(index, len(noise), self.slab + 2)][:, *window], share)
 
 
 class RandLesiond(Randomizable, Transform):
@@ -161,14 +182,28 @@ class RandDosed(Randomizable, Transform):
         middle = len(data["clean"]) // 2
         if "low" in data:
             return {"target": np.asarray(data["clean"])[middle : middle + 1], "slab": np.asarray(data["low"])}
-        kernel = draw_kernel(self.R, self.settings)
-        clean, noise = apply_kernel(np.stack([data["clean"], data["noise"]]), kernel)
+        clean, noise = self._coloured(np.asarray(data["clean"]), np.asarray(data["noise"]))
         if self.settings.naive:
             clean = np.asarray(data["clean"])
+        level = np.float32(np.exp(self.R.uniform(*np.log(self.settings.noise_hu))))
+        slab = clean + noise * (level / body_deviation(noise, clean))
+        if self.settings.spectrum is not None:
+            slab = np.rint(slab)  # scanners write whole HU
+        return {"target": clean[middle : middle + 1], "slab": slab}
+
+    def _coloured(
+        self, clean: NDArray[np.float32], noise: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both through one random kernel."""
+        if self.settings.spectrum is not None:
+            clean, noise = apply_spectrum(clean, noise, random_spectrum(self.R, self.settings.spectrum))
+            shape = (clean.shape[-2], clean.shape[-1])
+            return clean, noise * random_unevenness(self.R, shape, self.settings.unevenness)
+        kernel = draw_kernel(self.R, self.settings)
+        clean, noise = apply_kernel(np.stack([clean, noise]), kernel)
         if self.settings.low_frequency[1] > 0:
             noise = add_low_frequencies(noise, self.R.uniform(*self.settings.low_frequency))
-        level = np.float32(np.exp(self.R.uniform(*np.log(self.settings.noise_hu))))
-        return {"target": clean[middle : middle + 1], "slab": clean + noise * (level / body_deviation(noise, clean))}
+        return clean, noise
 
 
 def body_deviation(noise: NDArray[np.float32], clean: NDArray[np.float32]) -> np.float32:
@@ -178,7 +213,7 @@ def body_deviation(noise: NDArray[np.float32], clean: NDArray[np.float32]) -> np
 
 
 class NoiseEstimated(Transform):
-    """Adds `level` (HU), `colour` (and `noise_map`) of the slab's middle slice, by the estimator that inference uses."""
+    """Adds `level` (HU), `colour` (and `noise_map`) of the slab's middle slice, as inference estimates them."""
 
     def __init__(self, with_map: bool = False) -> None:
         self.with_map = with_map

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from medidiff.data.prepare import Case
-from medidiff.data.transforms import apply_kernel, body_deviation
+from medidiff.data.spectra import GRID, Colour, apply_spectrum
+from medidiff.data.transforms import body_deviation
 from medidiff.diffusion.denoiser import Condition, Denoiser
 from medidiff.diffusion.regression import Regression
 from medidiff.noise.level import noise_estimate, noise_level, noise_map
@@ -56,7 +57,8 @@ def probes(cases: Sequence[Case], slab: int) -> list[Probe]:
         assert case.noise is not None
         stack = np.stack([case.clean[slices], case.noise[slices]])
         for colour, kernel in KERNELS.items():
-            clean, noise = apply_kernel(stack, kernel)
+            response = np.asarray(kernel.response(GRID), np.float64)
+            clean, noise = apply_spectrum(stack[0], stack[1], Colour(response, GRID * response**2))
             unit = noise / body_deviation(noise, clean)
             made += [Probe(colour, level, clean + level * unit, clean[slab // 2]) for level in LEVELS_HU]
     return made
