@@ -36,12 +36,19 @@ from medidiff.training import BEST, TrainSettings, train
 ROOT = Path(__file__).parents[1]
 STEPS = 800
 RECIPE = ROOT / "pipelines" / "ablation.yaml"
+WINDOWS = (
+    "augmentation.cutoff=[0.65,1.5]",
+    "augmentation.order=[0.5,1.8]",
+    "augmentation.boost=[0,5]",
+    "augmentation.low_frequency=[0,0.12]",
+)
 ARMS: dict[str, tuple[str, ...]] = {
     "base": (),
     "naive": ("augmentation.naive=true",),
     "map": ("architecture.noise=map",),
     "slab1": ("architecture.slab=1",),
-    "narrow": ("augmentation.cutoff=[1.3,1.5]", "augmentation.order=[0.5,0.8]", "augmentation.low_frequency=[0,0]"),
+    "narrow": ("augmentation.spectrum.width=[0.5,0.72]", "augmentation.spectrum.flatness=[0.004,0.02]"),
+    "windows": ("augmentation.spectrum=null", *WINDOWS),
     "fold4": ("architecture.fold_factor=4", "architecture.widths=[48,96,192]", "architecture.blocks=[2,2,2]"),
     "native": ("factors=[2.0,1.25,1.0]",),
     "regression": ("mean_share=1.0", "null_share=0.0"),
@@ -51,18 +58,19 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 QUESTIONS = {
     "Noise-free base and noise of one colour, or the naive way (noise inserted into scans as they are)": ("naive",),
-    "Range of kernels and pixel sizes": ("narrow", "native"),
+    "Range of kernels and pixel sizes": ("narrow", "windows", "native"),
     "Noise level as a number or as a map": ("map",),
     "Slab of 1, 3 or 5 slices": ("slab1", "slab5"),
     "Fold and width": ("haar", "fold4", "wide"),
     "Diffusion draws or plain regression": ("regression",),
 }
 WORDS = {
-    "base": "unshuffle 2, widths 24-48-96-192, slab 3, number, all kernels, pixel factors 2 and 1.25",
+    "base": "unshuffle 2, widths 24-48-96-192, slab 3, number, measured spectra, pixel factors 2 and 1.25",
     "naive": "scans as they are, noise of any kernel",
     "map": "number and map",
     "slab1": "slab 1",
     "narrow": "sharp kernels only",
+    "windows": "ideal windows and the noise bank as it is, instead of measured spectra",
     "fold4": "unshuffle 4, widths 48-96-192",
     "native": "pixel factors 2, 1.25 and 1",
     "regression": "every draw trains the mean",

@@ -37,10 +37,10 @@ GRID = np.linspace(0, HIGHEST, 97)
 class SpectrumRanges(Settings):
     """What `random_spectrum` draws from; frequencies in cycles a pixel."""
 
-    width: tuple[float, float] = (0.14, 0.72)  # f_0, log-uniform
+    width: tuple[float, float] = (0.15, 0.75)  # f_0, uniform
     steepness: tuple[float, float] = (1.2, 6.5)  # p, log-uniform; narrow kernels are never steep
-    flatness: tuple[float, float] = (0.004, 1.0)  # c, log-uniform
-    boost: float = 1.5  # b is 0 in half of the draws, else uniform up to this
+    flatness: tuple[float, float] = (0.001, 1.0)  # c, log-uniform
+    boost: float = 3.0  # b is 0 in half of the draws, else uniform up to this
     ripple_db: float = 0.7
     ripple_length: float = 0.1
 
@@ -55,7 +55,7 @@ class Colour:
 
 def random_spectrum(generator: np.random.RandomState, ranges: SpectrumRanges) -> Colour:
     """The colour of one random scanner."""
-    width = np.exp(generator.uniform(*np.log(ranges.width)))
+    width = generator.uniform(*ranges.width)
     low, high = ranges.steepness
     steepness = np.exp(generator.uniform(np.log(low), np.log(min(high, 1.5 + 9 * width))))
     flatness = np.exp(generator.uniform(*np.log(ranges.flatness)))
