@@ -1,0 +1,72 @@
+"""What a model has seen: the weight is exactly 1 inside, falls smoothly outside, and is never anything but 0 to 1."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from medidiff.seen import MARGIN, Range, Seen
+
+SEEN = Seen(
+    noise_hu=Range(low=4, high=100, least=3, most=120),
+    colour_half=Range(low=-1, high=2, least=-1.5, most=2.5),
+    frequency=Range(low=0.125, high=0.25, least=0.12, most=0.3),
+)
+INSIDE = {"noise_hu": 20.0, "colour_half": 0.0, "colour_quarter": 0.0, "frequency": 0.2}
+
+
+@pytest.mark.parametrize(
+    "values", [INSIDE, INSIDE | {"noise_hu": 4.0}, INSIDE | {"noise_hu": 100.0, "colour_half": -1}]
+)
+def test_inside_and_on_the_edge_the_weight_is_exactly_one(values: dict[str, float]) -> None:
+    assert SEEN.weight(values) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "edge", "far"),
+    [
+        ("noise_hu", 4.0, 2.0),
+        ("noise_hu", 100.0, 200.0),
+        ("colour_half", 2.0, 3.0),
+        ("colour_half", -1.0, -2.0),
+        ("frequency", 0.25, 0.25 * 2**0.5),
+        ("frequency", 0.125, 0.125 / 2**0.5),
+    ],
+)
+def test_the_weight_falls_from_one_at_the_edge_to_zero_a_margin_beyond(name: str, edge: float, far: float) -> None:
+    """Linear in the logarithm (colours are one): half way it is one half, and it stays zero further out."""
+    path = np.linspace(edge, far, 9) if name.startswith("colour") else np.geomspace(edge, far, 9)
+    weights = [SEEN.weight(INSIDE | {name: value}) for value in path]
+    assert np.allclose(weights, np.linspace(1, 0, 9), atol=1e-6)
+    assert SEEN.weight(INSIDE | {name: edge + 5 * (far - edge) if far > edge else far / 9 if far > 0 else -9.0}) == 0
+
+
+def test_the_furthest_measure_decides() -> None:
+    one, other = {"noise_hu": 150.0}, {"colour_half": 2.9}
+    assert SEEN.weight(INSIDE | one | other) == min(SEEN.weight(INSIDE | one), SEEN.weight(INSIDE | other))
+
+
+@pytest.mark.parametrize("name", MARGIN)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_not_trusted(name: str, value: float) -> None:
+    """Where a range is known; a measure without one is not judged."""
+    weight = SEEN.weight(INSIDE | {name: value})
+    assert weight == (0.0 if SEEN.range_of(name) else 1.0)
+    assert Seen().weight(INSIDE | {name: value}) == 1.0
+
+
+def test_a_range_is_percentiles_and_extremes() -> None:
+    """The 1st and 99th percentile of 0, 1 ... 1000 are 10 and 990."""
+    assert Range.of([*range(1001), math.nan]) == Range(low=10, high=990, least=0, most=1000)
+    assert Range.of([]) is None
+
+
+def test_sizes_of_headers_have_a_tenth_of_tolerance() -> None:
+    sizes = Range(low=0.8, high=1.9, least=0.7, most=2.0)
+    assert [sizes.holds(value) for value in (0.62, 0.64, 1.0, 2.19, 2.21)] == [False, True, True, True, False]
+
+
+def test_a_seen_survives_its_file() -> None:
+    assert Seen.model_validate_json(SEEN.model_dump_json()) == SEEN
