@@ -5,21 +5,26 @@
 Slices are drawn from the training recipe, through the same cache, transforms and phantoms, and measured as `medidiff
 reconstruct` measures a scan; pixel size, thickness and kernels come from headers of the train split. Nothing of the
 model is computed, so a range can be measured for any model whose recipe is known. With --store the card of FILE gains
-the range (or has it replaced); its weights stay as they are, its SHA-256 changes.
+the range (or has it replaced), and so does the readable card beside it; the weights stay as they are, the SHA-256
+changes. Figures belong to a SHA-256: before scripts/embed_model.py, store the range first and measure them then.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from medidiff.config import load_settings
 from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_splits
 from medidiff.data.manifest import read_manifest
 from medidiff.data.seen import SLICES, seen_of
+from medidiff.io.files import write_whole
 from medidiff.model import load, save
-from medidiff.seen import Seen
+from medidiff.seen import HEADING, Seen, card_section
 from medidiff.training import TrainSettings
+
+LIMITS = "## Limits"
 
 
 def range_of(settings: TrainSettings, slices: int) -> Seen:
@@ -52,10 +57,24 @@ def main() -> None:
     seen = range_of(settings, options.slices)
     print(seen.model_dump_json(indent=1))
     if options.store:
-        model = load(options.model)
-        card = model.card.model_copy(update={"seen": seen})
-        digest = save(options.model, model.denoiser, model.architecture, model.scaling, card)
-        print(f"{options.model}: range stored, SHA-256 now {digest}")
+        print(f"{options.model}: range stored, SHA-256 now {store(options.model, seen)}")
+
+
+def store(path: Path, seen: Seen) -> str:
+    """Write the range into a model's card, and into the Markdown beside it; returns the new SHA-256."""
+    model = load(path)
+    card = model.card.model_copy(update={"seen": seen})
+    digest = save(path, model.denoiser, model.architecture, model.scaling, card)
+    page = path.with_suffix(".md")
+    if page.exists() and model.sha256 in (text := page.read_text()):
+        write_whole(page, with_range(text.replace(model.sha256, digest), seen).encode())
+    return digest
+
+
+def with_range(text: str, seen: Seen) -> str:
+    """A Markdown card with this range in place of an earlier one."""
+    without = re.sub(rf"{HEADING}\n.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
+    return without.replace(LIMITS, "\n\n".join([*card_section(seen), LIMITS]), 1)
 
 
 if __name__ == "__main__":

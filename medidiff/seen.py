@@ -19,6 +19,17 @@ from medidiff.config import Settings
 
 MARGIN = {"noise_hu": 1.0, "colour_half": 1.0, "colour_quarter": 1.0, "frequency": 0.5}  # octaves
 LOGARITHMS = ("colour_half", "colour_quarter")
+HEADING = "## What it has seen"
+SHOWN = {
+    "noise_hu": ("noise level", "HU"),
+    "frequency": ("noise frequency", "cycles a pixel"),
+    "colour_half": ("noise colour, log2 of the level after averaging 2 x 2 pixels,", ""),
+    "colour_quarter": ("noise colour, log2 of the level after averaging 4 x 4 pixels,", ""),
+    "dense_hu": ("densest thousandth of a slice", "HU"),
+    "pixel_mm": ("pixel size", "mm"),
+    "thickness_mm": ("slice thickness", "mm"),
+    "spacing_mm": ("slice spacing", "mm"),
+}
 TOLERANCE = 0.1  # of a size in a header: 0.69 mm is not outside of 0.7 to 1.9 mm
 PERCENTILES = (1.0, 99.0)
 
@@ -103,6 +114,35 @@ class Seen(Settings):
         return min(
             (max(1 - abs(self.octaves_beyond(name, traits[name])) / margin, 0.0) for name, margin in MARGIN.items()),
         )
+
+    def lines(self) -> list[str]:
+        """The range in words, for cards."""
+        spans = [_span(what, self.range_of(name), unit) for name, (what, unit) in SHOWN.items()]
+        lists = {"kernels": self.kernels, "manufacturers": self.manufacturers}
+        return [line for line in spans if line] + [f"{name}: {', '.join(all_)}" for name, all_ in lists.items() if all_]
+
+
+def card_section(seen: Seen | None) -> list[str]:
+    """Paragraphs of a Markdown card; none where nobody measured the range."""
+    if seen is None:
+        return []
+    intro = (
+        "Outside of it `medidiff reconstruct` warns, and changes a slice less whose noise lies outside. Noise: 1st to "
+        "99th percentile; the rest: smallest to largest. `python benchmarks/model_range.py` gives it."
+    )
+    return [HEADING, intro, *[f"- {line}" for line in seen.lines()]]
+
+
+def _span(what: str, seen: Range | None, unit: str) -> str:
+    """What decides the weight is given by its percentiles, what only warns by its extremes."""
+    if seen is None:
+        return ""
+    low, high = (seen.low, seen.high) if what.startswith("noise") else (seen.least, seen.most)
+    return f"{what} {_digits(low)} to {_digits(high)} {unit}".rstrip()
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _short(value: float) -> float:

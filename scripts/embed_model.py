@@ -15,6 +15,7 @@ from typing import Any
 
 from medidiff import DISCLAIMER
 from medidiff.model import Card, Model, load, save
+from medidiff.seen import card_section
 
 DATA = (
     "TCGA-OV, CPTAC-PDA, Colorectal-Liver-Metastases, Lung-PET-CT-Dx, LIDC-IDRI, TCGA-LUAD: public, de-identified CT "
@@ -68,6 +69,7 @@ def main() -> None:
         training={"stages": stages(model)},
         metrics=tuple(quality["rows"]),
         uncertainty={k: v for k, v in calibration.items() if k != "model"},
+        seen=model.card.seen,
         limits=LIMITS,
     )
     path = options.folder / f"{card.name}.safetensors"
@@ -107,6 +109,7 @@ def page(card: Card, sha256: str, size: int) -> str:
         "## Uncertainty",
         "`python benchmarks/calibrate_ct.py --data SCANS` gives these; coverage in percent of nominal 90 % intervals.",
         f"```json\n{json.dumps(card.uncertainty, indent=1)}\n```",
+        *card_section(card.seen),
         "## Limits",
         *[f"- {line}" for line in card.limits],
         "## Training",

@@ -67,7 +67,12 @@ def _show(model: Model) -> None:
     for heading, text in lines.items():
         if text:
             console.print(f"[b]{heading}[/b]: {escape(text)}")
-    for heading, rows in (("measured", [_words(row) for row in card.metrics]), ("limits", list(card.limits))):
+    lists = {
+        "measured": [_words(row) for row in card.metrics],
+        "has seen": card.seen.lines() if card.seen else [],
+        "limits": list(card.limits),
+    }
+    for heading, rows in lists.items():
         if rows:
             console.print(f"[b]{heading}[/b]:")
         for row in rows:

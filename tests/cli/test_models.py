@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.model import build, embedded, load, save
+from medidiff.seen import Range, Seen
 
 
 def test_the_list_names_every_embedded_model_and_those_given(cli: Any, tiny_model: Path) -> None:
@@ -30,6 +31,7 @@ def test_a_card_is_shown_whole(cli: Any, tiny_model: Path, tmp_path: Path) -> No
             "training": {"steps": 1000, "loss": {"weighting": "EDM"}},
             "metrics": ({"dose": 0.25, "rmse_reduction": 0.42},),
             "uncertainty": {"factor": 1.25},
+            "seen": Seen(noise_hu=Range(low=4, high=100, least=3, most=120), kernels=("B40f", "FC13")),
             "limits": ("adults only",),
         }
     )
@@ -42,6 +44,8 @@ def test_a_card_is_shown_whole(cli: Any, tiny_model: Path, tmp_path: Path) -> No
         "steps 1000, loss (weighting EDM)",
         "  - dose 0.25, rmse reduction 0.42",
         "factor 1.25",
+        "  - noise level 4 to 100 HU",
+        "  - kernels: B40f, FC13",
         "  - adults only",
         load(path).sha256,
         "research use only, not for diagnosis",
