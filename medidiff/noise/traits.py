@@ -17,7 +17,7 @@ from scipy.ndimage import uniform_filter
 
 from medidiff.noise.level import BODY_HU, SOFT_TISSUE_HU, STRIDE, WINDOW, NoiseEstimate, local_deviation
 
-MIDDLE = 256  # pixels; the frequency is that of the middle of a slice, which is enough and quick
+MIDDLE = 192  # pixels; the frequency is that of the middle of a slice, which is enough and quick
 QUIET = 40.0  # percent of the windows, the quietest
 WHITE = 0.25
 DENSE = 99.9  # percentile of the HU of a slice
