@@ -257,7 +257,8 @@ def _step(
 ) -> tuple[float, dict[str, float]]:
     x, cond, sigma, noise = draw(batch, scaling, settings, generator_of(settings.seed, step, fabric.global_rank))
     error, log_spread = model.errors(x, cond, sigma, noise)
-    losses, is_mean = error.square().flatten(1).mean(1), torch.isinf(sigma)
+    weight = batch.get("weight", torch.ones_like(error))
+    losses, is_mean = (weight * error.square()).flatten(1).mean(1), torch.isinf(sigma)
     loss = losses.mean()
     if log_spread is not None and settings.spread_weight and bool(is_mean.any()):
         loss = loss + settings.spread_weight * spread_loss(error[is_mean], log_spread[is_mean])

@@ -84,14 +84,14 @@ def phantom_cases(n: int, size: int, seed: int) -> list[Case]:
             )
             for image in clean
         ]
-        cases.append(Case(f"phantom-{index}", clean, np.stack(noise), None))
+        cases.append(Case(f"phantom-{index}", clean, np.stack(noise), None, is_exact=True))
     return cases
 
 
 class PatchDataset(Dataset[Batch]):
     """Sample i -> patches of one slab: target (N, 1, p, p), slab (N, K, p, p) in HU, level (N,), colour (N, 2).
 
-    `with_map` adds noise_map (N, 1, p, p).
+    `with_map` adds noise_map (N, 1, p, p), `edge_hu` of the augmentation weight (N, 1, p, p).
 
     Cases are drawn with probability ~ sqrt(slices); `phantom_share` of the draws go to phantoms.
     Raises InputError when there are no cases, or any is smaller than a patch.
@@ -124,7 +124,7 @@ class PatchDataset(Dataset[Batch]):
         self.transform.set_random_state(seed=int(generator.integers(2**31)))
         item = self.transform({"case": case})
         n = len(item["target"])
-        images = (key for key in ("target", "slab", "noise_map") if key in item)
+        images = (key for key in ("target", "slab", "noise_map", "weight") if key in item)
         return {key: torch.from_numpy(np.ascontiguousarray(item[key], np.float32)) for key in images} | {
             "level": torch.full((n,), float(item["level"])),
             "colour": torch.from_numpy(np.tile(item["colour"], (n, 1))),

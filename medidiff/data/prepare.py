@@ -36,12 +36,16 @@ SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One prepared scan: memory-mapped float32 stacks (slices, rows, columns) in HU."""
+    """One prepared scan: memory-mapped float32 stacks (slices, rows, columns) in HU.
+
+    is_exact    whether `clean` is free of noise everywhere, as a phantom is; a cleaned scan is not at strong edges
+    """
 
     name: str
     clean: NDArray[np.float32]
     noise: NDArray[np.float32] | None
     low: NDArray[np.float32] | None
+    is_exact: bool = False
 
 
 def case_folder(cache: Path, pair: Pair, factor: float) -> Path:

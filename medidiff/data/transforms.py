@@ -17,6 +17,7 @@ import scipy.fft
 from monai.transforms import Compose, RandFlipd, Randomizable, RandRotate90d, Transform
 from numpy.typing import NDArray
 from pydantic import model_validator
+from scipy.ndimage import gaussian_gradient_magnitude
 
 from medidiff.config import Settings
 from medidiff.data.prepare import Case
@@ -33,6 +34,7 @@ from medidiff.physics.ct import Kernel
 
 Item = dict[Hashable, Any]
 TISSUE_HU = (-300.0, 250.0)  # where a lesion may lie: not in air, lung or bone
+EDGE_WEIGHT = 0.1
 MARGIN = 8  # pixels at a window's border that the periodic filter may have touched
 
 
@@ -54,6 +56,7 @@ class Augmentation(Settings):
     lesion_hu: tuple[float, float] = (4.0, 60.0)
     lesion_radius: tuple[float, float] = (2.0, 12.0)  # pixels
     lesion_edge: tuple[float, float] = (0.5, 1.5)  # pixels over which it rises
+    edge_hu: float = 0.0  # HU a pixel from which an edge of a real scan counts less in the loss; 0: never
     naive: bool = False  # for comparison only: insert noise of any colour into the scans as they are
     z_correlation: float = 0.8
     lone_share: float = 0.15
@@ -93,6 +96,16 @@ def add_low_frequencies(noise: NDArray[np.float32], corner: float) -> NDArray[np
     return scipy.fft.irfft2(scipy.fft.rfft2(noise) * gain, s=(rows, columns)).astype(np.float32)
 
 
+def edge_weight(clean: NDArray[np.float32], edge_hu: float) -> NDArray[np.float32]:
+    """(rows, columns) 1 in even tissue, down to EDGE_WEIGHT at gradients well above `edge_hu` HU a pixel.
+
+    At strong edges there are no similar patches: non-local means leaves 90 % of the noise there, which a network would
+    learn to leave as well. Such an edge is seen at any noise, so the weight tells nothing that the image does not.
+    """
+    gradient = gaussian_gradient_magnitude(clean, 1.0)
+    return np.maximum(1 / (1 + (gradient / edge_hu) ** 4), EDGE_WEIGHT).astype(np.float32)
+
+
 class RandSlabd(Randomizable, Transform):
     """Case -> a window of neighbouring slices: `clean` and `noise` (or `low`), each (K, window, window)."""
 
@@ -107,6 +120,10 @@ class RandSlabd(Randomizable, Transform):
         size = min(self.settings.window, *case.clean.shape[1:])
         window = body_corner(case.clean[index], size, np.random.default_rng(self.R.randint(2**31)))
         item: Item = {"clean": case.clean[slices][:, *window]}
+        if self.settings.edge_hu:
+            middle = item["clean"][self.slab // 2]
+            item["weight"] = np.ones_like(middle) if case.is_exact else edge_weight(middle, self.settings.edge_hu)
+            item["weight"] = item["weight"][None]
         if case.low is not None:
             return item | {"low": case.low[slices][:, *window]}
         assert case.noise is not None
@@ -189,7 +206,8 @@ class RandDosed(Randomizable, Transform):
         slab = clean + noise * (level / body_deviation(noise, clean))
         if self.settings.spectrum is not None:
             slab = np.rint(slab)  # scanners write whole HU
-        return {"target": clean[middle : middle + 1], "slab": slab}
+        item: Item = {"target": clean[middle : middle + 1], "slab": slab}
+        return item | {key: data[key] for key in ("weight",) if key in data}
 
     def _coloured(
         self, clean: NDArray[np.float32], noise: NDArray[np.float32]
@@ -226,14 +244,14 @@ class NoiseEstimated(Transform):
 
 
 class RandPatchesd(Randomizable, Transform):
-    """`target`, `slab` (and `noise_map`) -> `patches` random patches of each, (N, C, patch, patch)."""
+    """`target`, `slab` (`noise_map`, `weight`) -> `patches` random patches of each, (N, C, patch, patch)."""
 
     def __init__(self, settings: Augmentation) -> None:
         self.settings = settings
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         inner = (slice(None), slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
-        images = {key: data[key][inner] for key in ("target", "slab", "noise_map") if key in data}
+        images = {key: data[key][inner] for key in ("target", "slab", "noise_map", "weight") if key in data}
         generator = np.random.default_rng(self.R.randint(2**31))
         corners = [
             body_corner(images["target"][0], self.settings.patch, generator) for _ in range(self.settings.patches)
@@ -243,7 +261,7 @@ class RandPatchesd(Randomizable, Transform):
 
 def training_transforms(slab: int, settings: Augmentation, with_map: bool = False) -> Compose:
     """The whole chain."""
-    keys = ["clean", "noise", "low"]
+    keys = ["clean", "noise", "low", "weight"]
     lesions = [RandLesiond(settings)] if settings.lesions else []  # absent, random numbers are as they were without it
     return Compose(
         [

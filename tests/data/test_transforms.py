@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from medidiff.data.dataset import phantom_cases
 from medidiff.data.prepare import SHARPEST, Case
 from medidiff.data.transforms import (
+    EDGE_WEIGHT,
     MARGIN,
     Augmentation,
     NoiseEstimated,
@@ -19,6 +22,7 @@ from medidiff.data.transforms import (
     apply_kernel,
     body_deviation,
     draw_kernel,
+    edge_weight,
     training_transforms,
 )
 from medidiff.noise.level import noise_estimate
@@ -221,3 +225,18 @@ def test_lesions_are_left_out_of_measured_pairs_and_when_none_are_asked_for() ->
     assert not drawn(Augmentation(lesions=50.0), clean, 0, low=clean).any()
     assert len(training_transforms(3, SETTINGS).transforms) == 7
     assert len(training_transforms(3, Augmentation(lesions=2.0)).transforms) == 8
+
+
+def test_strong_edges_of_cleaned_scans_count_less_and_phantoms_do_not() -> None:
+    """Even tissue weighs 1, a step of bone the least, a step of 10 HU as good as 1; a phantom is exact everywhere."""
+    step = np.where(np.arange(64) < 32, 0, 1).astype(np.float32) * np.ones((64, 1), np.float32)
+    strong, faint = edge_weight(1000 * step, 60), edge_weight(10 * step, 60)
+    assert strong[:, 31].max() == np.float32(EDGE_WEIGHT)
+    assert strong[:, :20].min() == 1
+    assert faint.min() > 0.99
+    settings = Augmentation(window=64, patch=32, edge_hu=60)
+    scan = Case("scan", 1000 * np.stack([step] * 3), stack(1), None)
+    for case, least in ((scan, EDGE_WEIGHT), (replace(scan, is_exact=True), 1.0)):
+        slab = RandSlabd(3, settings).set_random_state(seed=0)
+        assert isinstance(slab, RandSlabd)
+        assert slab({"case": case})["weight"].min() == np.float32(least)
