@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from medidiff.errors import UsageError
 from medidiff.inference import Options, Restorer, reconstruct
 from medidiff.inference.guard import Watch, header_warnings
 from medidiff.io.dicom import load_volume
@@ -189,6 +190,14 @@ def test_inside_nothing_is_said_and_the_record_says_one() -> None:
     assert watch.record() == {"slices": 1, "min": 1.0, "median": 1.0}
     assert Watch(None).warnings() == []
     assert Watch(None).record() is None
+
+
+def test_no_guard_is_a_parameter_of_models_only() -> None:
+    """It decides voxels, so it is recorded; a classical method knows no range."""
+    assert "guard" not in Options().parameters()
+    assert Options(guard=False).parameters()["guard"] is False
+    with pytest.raises(UsageError, match="--no-guard is not used by --method tv, only by a model"):
+        Options.of(method="tv", guard=False)
 
 
 def test_a_run_tells_and_records(tmp_path: Path, tiny_model: Path, write_series: Callable[..., Path]) -> None:
