@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CLASSICAL = "Classical methods (for comparison)"
 SAMPLING = "Sampling (sample mode, and uncertainty from draws)"
 INPUT = "Input and output"
+COMPUTING = "Computing"
 
 
 def reconstruct(
@@ -90,7 +91,18 @@ def reconstruct(
         Path | None,
         typer.Option(help="Take the strength from a file of medidiff tune.", rich_help_panel=CLASSICAL),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=INPUT)] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=COMPUTING)] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(help="[b]torch[/b], or openvino (a separate package, for processors).", rich_help_panel=COMPUTING),
+    ] = "torch",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="[b]32[/b] bits; bf16: 16 bits, off by 1 to 2 % of the noise; auto: bf16 where that is faster here.",
+            rich_help_panel=COMPUTING,
+        ),
+    ] = "32",
     steps: Annotated[int | None, typer.Option(help="Sampler steps. Default 6.", rich_help_panel=SAMPLING)] = None,
     sampler: Annotated[
         str | None,
@@ -132,6 +144,8 @@ def reconstruct(
         transfer_syntax=transfer_syntax,
         deterministic_uids=deterministic_uids,
         device=device,
+        engine=engine,
+        precision=precision,
         steps=steps,
         sampler=sampler,
         cfg_scale=cfg_scale,

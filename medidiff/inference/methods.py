@@ -22,6 +22,7 @@ from medidiff import __version__
 from medidiff.baselines import BASELINES, Baseline, filled
 from medidiff.diffusion.schedule import case_seed
 from medidiff.errors import ModelError, UnitError, UsageError
+from medidiff.inference.engine import prepare, slices_at_once
 from medidiff.inference.options import DEFAULTS, Options
 from medidiff.inference.restore import (
     ONE_ESTIMATE,
@@ -90,10 +91,12 @@ class Method(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """A trained model in one mode."""
+    """A trained model in one mode; `engine` is the name of what computes it, `at_once` how many slices it takes."""
 
     model: Model
     options: Options
+    engine: str = "torch, 32"
+    at_once: int = 1
 
     @property
     def name(self) -> str:
@@ -105,7 +108,7 @@ class Learned:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {**self._chosen, "model": self.name, "model_sha256": self.sha256}
+        return {**self._chosen, "engine": self.engine, "model": self.name, "model_sha256": self.sha256}
 
     @property
     def _chosen(self) -> dict[str, Any]:
@@ -163,7 +166,7 @@ class Learned:
 
     def for_case(self, identity: str) -> Restorer:
         parameters = self._chosen
-        return Restorer(self.model, parameters, case_seed(identity, parameters.get("seed", 0)))
+        return Restorer(self.model, parameters, case_seed(identity, parameters.get("seed", 0)), self.at_once)
 
 
 def _noise(parameters: dict[str, Any]) -> str:
@@ -180,6 +183,7 @@ class Classical:
     smoothing: float | None
     strength: float = 100.0
     slab: int = 1
+    at_once: int = 1
     nfe: int = 0
     has_deviation: bool = False
     sha256: None = None
@@ -239,7 +243,8 @@ def load_method(options: Options, device: torch.device | None = None) -> Method:
                 "estimate and cannot draw samples: use --mode quantitative or texture, or a diffusion model"
             )
         _require_a_use_for_samples(model, options)
-        return Learned(model, options)
+        engine = prepare(model, options.engine, options.precision)
+        return Learned(model, options, engine, slices_at_once(model, options.engine))
     baseline = BASELINES[options.method]
     baseline.require()
     smoothing = baseline.smoothing if options.smoothing is None else options.smoothing

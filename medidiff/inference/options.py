@@ -25,6 +25,7 @@ from medidiff.baselines import BASELINES
 from medidiff.config import Settings
 from medidiff.diffusion.samplers import SAMPLERS
 from medidiff.errors import UsageError
+from medidiff.inference.engine import Engine, Precision
 from medidiff.io.derived import TRANSFER_SYNTAXES
 
 Mode = Literal["quantitative", "texture", "uncertainty", "sample"]
@@ -39,7 +40,12 @@ USED_BY: dict[str, tuple[Mode, ...]] = {
     "seed": ("uncertainty", "sample"),
     "draws": ("uncertainty",),
 }
-USUAL: dict[str, tuple[str, ...]] = {"mode": ("quantitative",), "device": ("auto", "cpu")}  # of a classical method
+USUAL: dict[str, tuple[str, ...]] = {  # of a classical method
+    "mode": ("quantitative",),
+    "device": ("auto", "cpu"),
+    "engine": ("torch",),
+    "precision": ("32",),
+}
 
 
 class Options(Settings):
@@ -51,6 +57,7 @@ class Options(Settings):
     dose       the scan's dose as a fraction of the one whose noise is wanted
     smoothing  strength of a classical denoiser in its own unit
     guard      slices outside of what the model has seen are changed less (medidiff/seen.py)
+    engine     what computes the network, and `precision` how finely (medidiff/inference/engine.py)
     """
 
     method: str = MODEL
@@ -66,6 +73,8 @@ class Options(Settings):
     draws: int | None = Field(default=None, ge=0, le=1000)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     device: str = "auto"
+    engine: Engine = "torch"
+    precision: Precision = "32"
     series: str | None = None
     allow_gaps: bool = False
     overwrite: bool = False

@@ -14,8 +14,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,6 +66,10 @@ class SliceRestorer(Protocol):
     def slab(self) -> int:
         """Number of neighbouring slices that it looks at, odd."""
 
+    @property
+    def at_once(self) -> int:
+        """Number of slices that it is quickest to restore side by side, in threads."""
+
     def slice(self, index: int, slab: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> Restored:
         """Restore slice `index` from its slab (K, rows, columns); `padding` of that slice comes back untouched."""
 
@@ -73,14 +77,40 @@ class SliceRestorer(Protocol):
 def restore(
     restorer: SliceRestorer, source: SliceSource, indices: Iterable[int], io: Executor, seconds: dict[str, float]
 ) -> Iterator[Restored]:
-    """Restore the slices `indices` (increasing) of a source, which is read in the one thread of `io`.
+    """Restore the slices `indices` (increasing) of a source, which is read in the one thread of `io`; in order.
 
     The time of each stage is added to `seconds`; reading runs beside the network, so the stages overlap.
     """
-    for index, slab, padding in slabs(source, indices, restorer.slab, io, seconds):
-        with timed(seconds, "network"):
-            restored = restorer.slice(index, slab, padding)
-        yield restored
+
+    def work(index: int, slab: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> tuple[Restored, float]:
+        began = time.perf_counter()
+        return restorer.slice(index, slab, padding), time.perf_counter() - began
+
+    def settle(leave: int) -> Iterator[Restored]:
+        while len(waiting) > leave:
+            restored, took = waiting.popleft().result()
+            seconds["network"] = seconds.get("network", 0.0) + took / restorer.at_once
+            yield restored
+
+    waiting: deque[Future[tuple[Restored, float]]] = deque()
+    with _side_by_side(restorer.at_once) as pool:
+        for slice_ in slabs(source, indices, restorer.slab, io, seconds):
+            waiting.append(pool.submit(work, *slice_))
+            yield from settle(leave=restorer.at_once)  # one more than there are threads: none waits for this one
+        yield from settle(leave=0)
+
+
+@contextmanager
+def _side_by_side(workers: int) -> Iterator[Executor]:
+    """Threads that have the processor's threads between them."""
+    threads = torch.get_num_threads()
+    share = max(threads // workers, 1)
+    pool = ThreadPoolExecutor(workers, "slices", torch.set_num_threads, (share,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # torch counts by thread, but remembers the last for threads to come
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +120,7 @@ class Restorer:
     model: Model
     parameters: dict[str, Any]
     case: int = 0
+    at_once: int = 1
 
     @property
     def slab(self) -> int:
@@ -98,7 +129,7 @@ class Restorer:
     def slice(self, index: int, slab: NDArray[np.float32], padding: NDArray[np.bool_] | None = None) -> Restored:
         """Restore one slice from its slab (K, rows, columns)."""
         y = slab[len(slab) // 2]
-        with torch.inference_mode(), exact_convolutions():
+        with torch.inference_mode(), exact_convolutions(self.model.device):
             cond = self.model.condition(slab)
             estimate, deviation = self._estimate(index, cond)
             x_hat = self.model.image(estimate, y.shape)
@@ -173,8 +204,10 @@ def calibration(model: Model, parameters: dict[str, Any]) -> Calibration | None:
     return of_card(model.card.uncertainty, "spread" if parameters["draws"] == 0 else "draws")
 
 
-def exact_convolutions() -> Any:
-    """On a GPU: the same algorithm every time, in full single precision; without effect on a CPU."""
+def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
+    """On a GPU: the same algorithm every time, in full single precision. One switch for all threads of a process."""
+    if device.type != "cuda":
+        return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 

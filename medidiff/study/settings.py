@@ -26,7 +26,7 @@ from medidiff.units import Unit
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+=@]|-(?!-))*")  # "--" parts case and method in file names
 OF_METHODS = {
     "method", "smoothing", "model", "mode", "strength", "dose", "steps", "sampler", "cfg_scale", "draws", "seed",
-    "device", "guard",
+    "device", "guard", "engine", "precision",
 }  # fmt: skip  # the options of `medidiff reconstruct` that decide voxels
 
 

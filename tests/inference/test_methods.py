@@ -90,7 +90,8 @@ def test_what_decides_the_voxels_is_told(tiny_model: Path) -> None:
     assert "smoothing" not in load_method(Options(method="identity")).parameters
     model = load_method(Options(model=str(tiny_model)))
     assert model.parameters == {
-        "mode": "quantitative", "strength": 100.0, "model": "tiny", "model_sha256": model.sha256
+        "mode": "quantitative", "strength": 100.0, "engine": "torch fused, 32", "model": "tiny",
+        "model_sha256": model.sha256,
     }  # fmt: skip
 
 

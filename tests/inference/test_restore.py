@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,37 @@ def test_a_slice_is_the_same_alone_in_a_stream_and_from_its_slab(mode: str, mode
             if mode == "uncertainty":
                 np.testing.assert_array_equal(stream[k].deviation, other.deviation)
     assert not np.array_equal(stream[3].image, volume.array[3])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_slices_side_by_side_are_those_one_after_the_other(mode: str, model: Model, volume: Volume) -> None:
+    """Three threads with a slice each: the same bits, in order, and torch's own threads are as many as before."""
+    one = restored(model, volume, **MODES[mode])
+    restorer = Restorer(model, Options(**MODES[mode]).parameters(), 5, at_once=3)
+    threads, seconds = torch.get_num_threads(), dict[str, float]()
+    with ThreadPoolExecutor(1) as io:
+        three = list(restore(restorer, volume, range(7), io, seconds))
+    assert [r.index for r in three] == list(range(7))
+    assert torch.get_num_threads() == threads
+    assert seconds["network"] > 0
+    for r in three:
+        np.testing.assert_array_equal(r.image, one[r.index].image)
+        np.testing.assert_array_equal(r.deviation, one[r.index].deviation)
+
+
+def test_a_fault_in_one_of_many_threads_is_raised(model: Model, volume: Volume) -> None:
+    """It ends the stream, and leaves no thread behind."""
+
+    class Broken(Restorer):
+        def slice(self, index: int, *rest: Any) -> Any:
+            if index == 3:
+                raise ArithmeticError("slice 3")
+            return super().slice(index, *rest)
+
+    before = threading.active_count()
+    with ThreadPoolExecutor(1) as io, pytest.raises(ArithmeticError, match="slice 3"):
+        list(restore(Broken(model, Options().parameters(), at_once=2), volume, range(7), io, {}))
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("mode", ["sample", "uncertainty"])
