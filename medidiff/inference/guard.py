@@ -8,6 +8,7 @@ colour of its noise, HU). Each measure leads to one sentence a case at most, wit
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
@@ -39,6 +40,11 @@ def judged(model: Model, y: NDArray[np.float32], cond: Condition) -> tuple[dict[
     return traits, seen.weight(traits)
 
 
+def held_back(sd: NDArray[np.float32], weight: float, level: float) -> NDArray[np.float32]:
+    """Standard deviation of y + w (x_hat - y): x_hat is off by `sd`, y by its noise, as if independently."""
+    return sd if weight == 1 else np.hypot(np.float32(weight) * sd, np.float32((1 - weight) * level))
+
+
 def header_warnings(seen: Seen | None, facts: Facts) -> tuple[str, ...]:
     """One sentence for each header that lies outside of what the model has seen."""
     if seen is None:
@@ -56,7 +62,7 @@ def _size(what: str, inside: Range, value: float) -> str:
 
 
 def _kernel(seen: Seen, kernel: str) -> str:
-    if not kernel or not seen.kernels or kernel.upper() in (known.upper() for known in seen.kernels):
+    if not kernel or not seen.kernels or _family(kernel) in map(_family, seen.kernels):
         return ""
     known = f"{len(seen.kernels)} kernels that the model has seen (medidiff models lists them)"
     return f"kernel {kernel}, none of the {known}: compare the result with the original"
@@ -75,6 +81,11 @@ class Outlier(NamedTuple):
     value: float
     octaves: float
     weight: float
+
+
+def _family(kernel: str) -> str:
+    """Siemens names end in the scan's resolution mode: B30f and B30s are one kernel."""
+    return re.sub(r"^([A-Z][A-Z]?\d\d)[A-Z]$", r"\1", kernel.upper())
 
 
 @dataclass(eq=False)

@@ -29,7 +29,7 @@ from medidiff.diffusion.guidance import classifier_free
 from medidiff.diffusion.samplers import SAMPLERS, Noise, Step, start
 from medidiff.diffusion.schedule import LADDERS, CaseNoise
 from medidiff.inference.calibration import Calibration, of_card
-from medidiff.inference.guard import judged
+from medidiff.inference.guard import held_back, judged
 from medidiff.model import Model
 from medidiff.patches import crop, slab_indices
 from medidiff.volume import SliceSource
@@ -137,6 +137,8 @@ class Restorer:
             traits, weight = judged(self.model, y, cond)
         applied = weight if self.parameters.get("guard", True) else 1.0
         image = blended(y, x_hat, applied * self.parameters["strength"], padding)
+        if sd is not None and traits is not None:
+            sd = held_back(sd, applied, traits["noise_hu"])
         if sd is not None and padding is not None:
             sd = np.where(padding, np.float32(0), sd)
         return Restored(index, image, sd, padding, traits, weight)

@@ -140,6 +140,23 @@ def test_the_guard_can_be_left_out(model: Model, clean: Slab, white: Slab) -> No
     assert change(bare, slab) == change(model, slab, guard=False)
 
 
+def test_the_map_grows_by_the_noise_that_was_left_in(tiny_model: Path, clean: Slab, white: Slab) -> None:
+    """Independent errors add in squares: where nothing was changed, the error is the noise of the scan."""
+    tiny = load(tiny_model)
+    tiny = replace(tiny, card=tiny.card.model_copy(update={"seen": SEEN}))
+    for factor in (20, 140, 800):
+        on, off = (
+            Restorer(tiny, Options(mode="uncertainty", draws=2, steps=1, guard=g).parameters()).slice(
+                0, clean + factor * white
+            )
+            for g in (True, False)
+        )
+        assert on.traits is not None
+        left = (1 - on.weight) * on.traits["noise_hu"]
+        np.testing.assert_allclose(on.deviation, np.hypot(on.weight * off.deviation, left), rtol=1e-5)
+    assert on.weight == 0
+
+
 # -- what is said ----------------------------------------------------------------------------------------
 
 
@@ -149,6 +166,7 @@ def test_the_guard_can_be_left_out(model: Model, clean: Slab, white: Slab) -> No
         (Facts(0.8, 2.0, 3.0, "B40f"), ""),
         (Facts(0.8, 0.0, None, ""), ""),
         (Facts(0.8, 2.0, 3.0, "b40F"), ""),
+        (Facts(0.8, 2.0, 3.0, "B40s"), ""),
         (Facts(0.25, 2.0, 3.0, "B40f"), "pixels of 0.25 mm, outside of the 0.68 to 2 mm that the model has seen"),
         (Facts(0.8, 2.0, 0.5, "B40f"), "slice thickness of 0.5 mm, outside of the 1 to 10 mm"),
         (Facts(0.8, 12.0, 3.0, "B40f"), "slice spacing of 12 mm, outside of the 1 to 5 mm"),
