@@ -37,10 +37,10 @@ GRID = np.linspace(0, HIGHEST, 97)
 class SpectrumRanges(Settings):
     """What `random_spectrum` draws from; frequencies in cycles a pixel."""
 
-    width: tuple[float, float] = (0.15, 0.75)  # f_0, uniform
+    width: tuple[float, float] = (0.12, 0.70)  # f_0, uniform
     steepness: tuple[float, float] = (1.2, 6.5)  # p, log-uniform; narrow kernels are never steep
     flatness: tuple[float, float] = (0.001, 1.0)  # c, log-uniform
-    boost: float = 3.0  # b is 0 in half of the draws, else uniform up to this
+    boost: float = 5.0  # b is 0 in half of the draws, else uniform up to this
     ripple_db: float = 0.7
     ripple_length: float = 0.1
 
