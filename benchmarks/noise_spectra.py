@@ -55,6 +55,7 @@ SLICES = 8  # of a folder
 FLAT_HU = 30.0  # the smoothed image varies by no more within a region that is measured
 FEWEST = 5  # regions of a series that is judged
 NEAR_DB = 1.5
+Z_FROM_HU = 20.0  # correlation along z is measured in whole slabs: in quieter draws it would be that of the anatomy
 TISSUE_HU = (-20.0, 150.0)
 SHARP = 0.33  # cycles a pixel: series of a higher mean frequency are drawn as sharp
 DIRECTIONS = np.exp(2j * np.arctan2(np.fft.fftfreq(ROI)[:, None], np.fft.fftfreq(ROI)[None, :]))
@@ -264,7 +265,12 @@ def drawn(slab: NDArray[np.float32], target: NDArray[np.float32]) -> Noise | Non
     if body.sum() < FEWEST:
         return None
     flat, z = flat_regions(target), (float("nan"), float("nan"))
-    if middle and len(flat) and not any(np.array_equal(slab[middle], slab[middle + k]) for k in (-1, 1)):
+    if (
+        middle
+        and len(flat)
+        and noise.std() > Z_FROM_HU
+        and not any(np.array_equal(slab[middle], slab[middle + k]) for k in (-1, 1))
+    ):
         z = along_z([slab[middle - 1 : middle + 2]], [flat])
     return noise_of(cut(noise[None], corners[body]), z, *(unevenness(noise, target) or (float("nan"), float("nan"))))
 
