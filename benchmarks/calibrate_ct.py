@@ -38,6 +38,7 @@ from medidiff.inference.restore import Restorer
 from medidiff.metrics.uncertainty import NOMINAL, Z90, coverage
 from medidiff.model import Model, save
 from medidiff.model import load as load_model
+from medidiff.noise.level import noise_estimate
 
 PIXELS_A_SLICE, AIR_PIXELS = 20_000, 4_000
 SIZE = 192  # the middle of the slice, for draws: sampling a whole one takes 49 network evaluations
@@ -49,12 +50,13 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Random pixels of one slice at one kernel and dose: error, raw deviation, tissue position and truth, each (n,)."""
+    """Random pixels of one slice at one kernel and dose; error, raw deviation, tissue position and truth are (n,)."""
 
     kernel: str
     dose: float
     patient: str
     r: float
+    colour: float
     error: Values
     sd: Values
     position: Values
@@ -78,8 +80,8 @@ def trials(model: Model, options: argparse.Namespace, split: str) -> list[Trial]
 
 def sampled(
     model: Model, options: argparse.Namespace, slab: Values, truth: Values, generator: np.random.Generator
-) -> tuple[float, Values, Values, Values, Values]:
-    """Noise level, then error, deviation, position and truth of random pixels, most of them inside the patient."""
+) -> tuple[float, float, Values, Values, Values, Values]:
+    """Noise level and colour; error, deviation, position and truth of random pixels, most of them in the patient."""
     asked = Options(mode="uncertainty", draws=options.draws, steps=options.steps)
     parameters = asked.parameters(has_spread=model.has_spread) | {"guard": False}
     if parameters["draws"]:
@@ -87,12 +89,12 @@ def sampled(
         slab, truth = slab[:, *inner], truth[inner]
     restored = Restorer(model, parameters).slice(0, slab)
     assert restored.deviation is not None
-    r = float(model.condition(slab).r[0]) * model.scaling.factor
+    noise = noise_estimate(slab[len(slab) // 2])
     body = truth > TISSUES["air"][1]
     chosen = np.concatenate([_some(body, PIXELS_A_SLICE, generator), _some(~body, AIR_PIXELS, generator)])
     images = (restored.image - truth, restored.deviation, tissue_position(restored.image), truth)
     error, sd, position, true = (image.ravel()[chosen] for image in images)
-    return r, error, sd, position, true
+    return noise.level, noise.colour[0], error, sd, position, true
 
 
 def _some(inside: NDArray[np.bool_], n: int, generator: np.random.Generator) -> NDArray[np.intp]:
@@ -108,13 +110,14 @@ def joined(found: Sequence[Trial], name: str) -> Values:
 def pixels(found: Sequence[Trial]) -> Pixels:
     sd, r = joined(found, "sd"), joined(found, "r")
     _, patient = np.unique(joined(found, "patient"), return_inverse=True)
-    return Pixels(joined(found, "error"), sd, relative_level(sd, r), joined(found, "position"), patient)
+    colour, position = joined(found, "colour"), joined(found, "position")
+    return Pixels(joined(found, "error"), sd, relative_level(sd, r), colour, position, patient)
 
 
 def calibrated(table: Calibration, found: Sequence[Trial]) -> Values:
     """The deviation of all pixels of some trials."""
     seen = pixels(found)
-    return seen.sd * table.factor(seen.position, seen.level)
+    return seen.sd * table.factor(seen.position, seen.level, seen.colour)
 
 
 def covered(found: Sequence[Trial], sd: Values) -> dict[str, Any]:

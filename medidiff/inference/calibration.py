@@ -1,6 +1,8 @@
-"""Calibrated uncertainty: by what a predicted deviation is multiplied, depending on tissue and on its own level.
+"""Calibrated uncertainty: by what a predicted deviation is multiplied, by tissue, level and colour of the noise.
 
-    sd' = sd f(t, u)        u = log2(sd / r), r the noise level of the slice        t = tissue of the smoothed x_hat
+    sd' = sd f(t, u) g(c)        t = tissue of the smoothed x_hat
+                                 u = log2(sd / r), r the noise level of the slice
+                                 c = colour of its noise, 2-fold averaging (see medidiff.noise.level)
 
 A network learns its spread on its training data, and samples do not spread fully, so neither covers what it claims to.
 In cells of tissue and level over slices with known truth the factor is the conformal quantile (Angelopoulos & Bates
@@ -9,7 +11,8 @@ In cells of tissue and level over slices with known truth the factor is the conf
     q = quantile_0.9( |x_hat - x| / (1.645 sd) )
 
 log q is shrunk towards what tissue and level alone say where few patients stand behind a cell, made such that sd'
-never falls while sd rises (isotonic regression), and interpolated: piecewise linear in u, and between tissues.
+never falls while sd rises (isotonic regression), and interpolated: piecewise linear in u, in c, and between tissues.
+f and g are fitted in turn, each to what the other leaves.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ TISSUES = ("air", "lung", "edge", "fat", "soft", "contrast", "bone")
 PLATEAUS_HU = ((-2000, -960), (-920, -640), (-560, -200), (-140, -60), (-10, 120), (160, 220), (280, 4000))
 SMOOTHING = 1.5  # pixels; less and noise chooses the tissue, more and edges do
 NODES = tuple(float(u) for u in np.arange(-6, 2.01, 0.5))  # of u
+COLOURS = (-1.2, -0.6, -0.2, 0.0, 0.2, 0.4)  # of c: nearly white noise to that of the smoothest kernels
+ROUNDS = 3
 FEW_PATIENTS = 2.0  # a cell of so many counts as much as what tissue and level say without it
 FEWEST_PIXELS = 100  # of a patient in a cell; below it he has none there
 
@@ -37,25 +42,38 @@ Source = Literal["spread", "draws"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Factors of the predicted deviation, (tissues, nodes) of `TISSUES` and `nodes`."""
+    """Factors of the predicted deviation: f (tissues, nodes) of `TISSUES` and `nodes`, g of `colours`."""
 
     factors: tuple[tuple[float, ...], ...]
     nodes: tuple[float, ...] = NODES
+    colour_factors: tuple[float, ...] = (1.0,)
+    colours: tuple[float, ...] = (0.0,)
 
-    def __call__(self, sd: NDArray[np.float32], x_hat: NDArray[np.float32], r: float) -> NDArray[np.float32]:
+    def __call__(
+        self, sd: NDArray[np.float32], x_hat: NDArray[np.float32], r: float, colour: float
+    ) -> NDArray[np.float32]:
         """(rows, columns) calibrated deviation, from the predicted one, the estimate and the noise level, all in HU."""
-        return sd * self.factor(tissue_position(x_hat), relative_level(sd, r))
+        at = np.full_like(sd, colour)
+        return sd * self.factor(tissue_position(x_hat), relative_level(sd, r), at)
 
-    def factor(self, position: NDArray[np.float32], level: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Factors at tissue positions (see `tissue_position`) and levels u, of one shape."""
+    def factor(
+        self, position: NDArray[np.float32], level: NDArray[np.float32], colour: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Factors at tissue positions (see `tissue_position`), levels u and colours c, of one shape."""
         column = np.interp(level, self.nodes, np.arange(len(self.nodes)))
         row = position if len(self.factors) > 1 else np.zeros_like(position)
         log = map_coordinates(np.log(self.factors), [row, column], order=1, mode="nearest")
+        log += np.interp(colour, self.colours, np.log(self.colour_factors))
         return np.exp(log).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a card: JSON types."""
-        return {"nodes": list(self.nodes), "factors": {t: list(f) for t, f in zip(TISSUES, self.factors, strict=True)}}
+        """For a card: JSON types, four digits."""
+        return {
+            "nodes": list(self.nodes),
+            "factors": {t: _digits(f) for t, f in zip(TISSUES, self.factors, strict=True)},
+            "colours": list(self.colours),
+            "colour_factors": _digits(self.colour_factors),
+        }
 
 
 def of_card(uncertainty: dict[str, Any], source: Source) -> Calibration | None:
@@ -67,8 +85,13 @@ def of_card(uncertainty: dict[str, Any], source: Source) -> Calibration | None:
         return None
     if "table" in uncertainty:
         table = uncertainty["table"]
-        return Calibration(tuple(tuple(table["factors"][t]) for t in TISSUES), tuple(table["nodes"]))
+        rows = tuple(tuple(table["factors"][t]) for t in TISSUES)
+        return Calibration(rows, *(tuple(table[key]) for key in ("nodes", "colour_factors", "colours")))
     return Calibration(((float(uncertainty["factor"]),),), (0.0,)) if "factor" in uncertainty else None
+
+
+def _digits(factors: tuple[float, ...]) -> list[float]:
+    return [float(f"{factor:.4g}") for factor in factors]
 
 
 def tissue_position(x_hat: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -90,6 +113,7 @@ class Pixels:
     error     x_hat - x in HU
     sd        predicted deviation in HU
     level     its relative level u
+    colour    of the slice's noise
     position  tissue position
     patient   whose pixel it is
     """
@@ -97,6 +121,7 @@ class Pixels:
     error: NDArray[np.float32]
     sd: NDArray[np.float32]
     level: NDArray[np.float32]
+    colour: NDArray[np.float32]
     position: NDArray[np.float32]
     patient: NDArray[np.intp]
 
@@ -104,17 +129,39 @@ class Pixels:
 def fit(pixels: Pixels) -> Calibration:
     """The table that covers NOMINAL in every cell, as far as its patients can tell."""
     ratio = np.log(np.maximum(np.abs(pixels.error), 1e-6) / (Z90 * np.maximum(pixels.sd, 1e-6)))
-    tissue = np.rint(pixels.position).astype(np.intp)
-    node = np.rint(np.interp(pixels.level, NODES, np.arange(len(NODES)))).astype(np.intp)
-    overall = _quantile(ratio)
-    shape = (len(TISSUES), len(NODES))
+    place = _nearest(pixels.colour, COLOURS)
+    count = np.bincount(place, minlength=len(COLOURS))
+    log_g = np.zeros(len(COLOURS))
+    table = Calibration(((1.0,),), (0.0,))
+    for _ in range(ROUNDS):
+        log_g += _cells(ratio - _log(table, pixels), place, pixels.patient, np.zeros_like(log_g))
+        log_g = np.interp(COLOURS, np.array(COLOURS)[count > 0], log_g[count > 0])
+        log_g -= np.average(log_g, weights=count)
+        left = ratio - np.interp(pixels.colour, COLOURS, log_g).astype(np.float32)
+        table = Calibration(_table(left, pixels), NODES, tuple(np.exp(log_g).tolist()), COLOURS)
+    return table
+
+
+def _log(table: Calibration, pixels: Pixels) -> NDArray[np.float32]:
+    return np.log(table.factor(pixels.position, pixels.level, pixels.colour))
+
+
+def _nearest(values: NDArray[np.float32], nodes: tuple[float, ...]) -> NDArray[np.intp]:
+    """Index of the node that lies nearest to each value."""
+    return np.rint(np.interp(values, nodes, np.arange(len(nodes)))).astype(np.intp)
+
+
+def _table(ratio: NDArray[np.float32], pixels: Pixels) -> tuple[tuple[float, ...], ...]:
+    """f, from the logarithms of |error| / (1.645 sd)."""
+    tissue, node = np.rint(pixels.position).astype(np.intp), _nearest(pixels.level, NODES)
+    overall, shape = _quantile(ratio), (len(TISSUES), len(NODES))
     by_tissue = _cells(ratio, tissue, pixels.patient, np.full(shape[0], overall))
     by_level = _cells(ratio, node, pixels.patient, np.full(shape[1], overall))
     prior = by_tissue[:, None] + by_level - overall
     cell = tissue * shape[1] + node
     table = _cells(ratio, cell, pixels.patient, prior.ravel()).reshape(shape)
     weight = np.bincount(cell, minlength=prior.size).reshape(shape) + 1.0
-    return Calibration(tuple(_rising(row, w) for row, w in zip(table, weight, strict=True)))
+    return tuple(_rising(row, w) for row, w in zip(table, weight, strict=True))
 
 
 def _rising(log_factor: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, ...]:

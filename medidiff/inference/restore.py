@@ -133,7 +133,7 @@ class Restorer:
             cond = self.model.condition(slab)
             estimate, deviation = self._estimate(index, cond)
             x_hat = self.model.image(estimate, y.shape)
-            sd = None if deviation is None else self._calibrated(deviation, x_hat, float(cond.r[0]))
+            sd = None if deviation is None else self._calibrated(deviation, x_hat, cond)
             traits, weight = judged(self.model, y, cond)
         applied = weight if self.parameters.get("guard", True) else 1.0
         image = blended(y, x_hat, applied * self.parameters["strength"], padding)
@@ -164,12 +164,12 @@ class Restorer:
         noise = CaseNoise(self.case, (index,), sample=k)
         return _last(self.parameters, denoise, start(mean, sigmas[0], noise), sigmas, noise).x
 
-    def _calibrated(self, deviation: Tensor, x_hat: NDArray[np.float32], r: float) -> NDArray[np.float32]:
-        """(rows, columns) in the scaling's unit; `r` in model units."""
+    def _calibrated(self, deviation: Tensor, x_hat: NDArray[np.float32], cond: Condition) -> NDArray[np.float32]:
+        """(rows, columns) in the scaling's unit."""
         factor = self.model.scaling.factor
         sd = crop(deviation[0, 0], x_hat.shape).float().cpu().numpy() * np.float32(factor)
         found = calibration(self.model, self.parameters)
-        return sd if found is None else found(sd, x_hat, r * factor)
+        return sd if found is None else found(sd, x_hat, float(cond.r[0]) * factor, float(cond.colour[0, 0]))
 
 
 def blended(

@@ -146,7 +146,7 @@ def test_the_map_of_a_model_with_a_spread_is_its_own(spread_model: Path, volume:
 def test_a_calibration_belongs_to_its_source(spread_model: Path, volume: Volume) -> None:
     """A table for the network's own spread changes that map and leaves a map from samples as it is."""
     plain = load(spread_model)
-    table = {"nodes": [0.0], "factors": {tissue: [3.0] for tissue in TISSUES}}
+    table = {"nodes": [0.0], "factors": {t: [1.5] for t in TISSUES}, "colours": [0.0], "colour_factors": [2.0]}
     card = plain.card.model_copy(update={"uncertainty": {"source": "spread", "table": table}})
     calibrated = replace(plain, card=card)
     for draws, expected in ((0, 3.0), (2, 1.0)):
