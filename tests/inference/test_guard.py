@@ -109,9 +109,10 @@ def test_ever_coarser_grain_is_ever_less_changed(model: Model, clean: Slab, whit
     assert found[-1] < 0.1
 
 
-def test_an_image_without_noise_changes_by_less_than_one_hu(model: Model, clean: Slab) -> None:
-    """The phantom as it is, smoothed so that nothing fine is left, and a constant."""
-    for slab in (clean, gaussian_filter(clean, (0, 1.5, 1.5)), np.full_like(clean, 40)):
+def test_an_image_without_noise_changes_by_less_than_one_hu(model: Model) -> None:
+    """The phantom as it is, smoothed so that nothing fine is left, and a constant; over the whole slice."""
+    whole = load_volume(SAMPLE).array[4:7]
+    for slab in (whole, gaussian_filter(whole, (0, 1.5, 1.5)), np.full_like(whole, 40)):
         assert change(model, slab) <= 1.0
 
 
