@@ -109,11 +109,13 @@ class Seen(Settings):
         at, low, high = (v if name in LOGARITHMS else math.log2(max(v, 1e-9)) for v in (value, seen.low, seen.high))
         return max(at - high, 0.0) + min(at - low, 0.0)
 
+    def share(self, name: str, value: float) -> float:
+        """Share of the change that one measure allows."""
+        return max(1 - abs(self.octaves_beyond(name, value)) / MARGIN[name], 0.0)
+
     def weight(self, traits: Mapping[str, float]) -> float:
         """Share of the change that a slice of these traits gets."""
-        return min(
-            (max(1 - abs(self.octaves_beyond(name, traits[name])) / margin, 0.0) for name, margin in MARGIN.items()),
-        )
+        return min(self.share(name, traits[name]) for name in MARGIN)
 
     def lines(self) -> list[str]:
         """The range in words, for cards."""

@@ -24,6 +24,7 @@ from medidiff.seen import Facts, Range, Seen
 
 SIZES = {"pixel_mm": "pixels", "thickness_mm": "slice thickness", "spacing_mm": "slice spacing"}
 GRAIN = {"frequency": "frequency", "colour_half": "colour at 2 x 2 pixels", "colour_quarter": "colour at 4 x 4 pixels"}
+TOLD = 0.95  # a slice that gets more of its change is not worth a sentence
 UNKNOWN = "how well it works there was not measured"
 
 
@@ -76,11 +77,11 @@ class Slice(NamedTuple):
 
 
 class Outlier(NamedTuple):
-    """A slice that lies outside by one measure: how many octaves, and the share of the change that it got."""
+    """A slice that lies outside by one measure: how many octaves, and the share of the change that this allows."""
 
     value: float
     octaves: float
-    weight: float
+    share: float
 
 
 def _family(kernel: str) -> str:
@@ -140,13 +141,13 @@ class Watch:
         return f"{found}, in {n} of {len(values)} slices (metal, dense contrast medium): {UNKNOWN}"
 
     def _outside(self, seen: Seen, name: str) -> list[Outlier]:
-        found = ((one.traits[name], one.weight) for one in self.slices)
-        outliers = (Outlier(value, seen.octaves_beyond(name, value), weight) for value, weight in found)
-        return [outlier for outlier in outliers if outlier.octaves]
+        values = [one.traits[name] for one in self.slices]
+        found = [Outlier(value, seen.octaves_beyond(name, value), seen.share(name, value)) for value in values]
+        return [outlier for outlier in found if outlier.share < TOLD]
 
     def _rest(self, outside: list[Outlier]) -> str:
-        share = 100 * median(outlier.weight for outlier in outside)
-        came = f"{share:.0f} % of the change was made (median)" if self.is_on else f"changed all the same, {UNKNOWN}"
+        share = 100 * median(outlier.share for outlier in outside)
+        came = f"{share:.0f} % of the change made (median)" if self.is_on else f"changed all the same, {UNKNOWN}"
         return f"that the model has seen, in {len(outside)} of {len(self.slices)} slices: {came}"
 
 

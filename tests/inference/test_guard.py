@@ -199,7 +199,22 @@ def test_slices_outside_are_told_once_with_their_number(trait: dict[str, float],
     (sentence,) = watch.warnings()
     assert sentence.startswith(words)
     if "dense_hu" not in trait:
-        assert "of the change was made (median)" in sentence
+        assert "of the change made (median)" in sentence
+
+
+def test_each_sentence_has_the_share_of_its_own_measure_and_trifles_have_none() -> None:
+    """A thousandth beyond the edge is no news; two measures outside are two sentences with two shares."""
+    traits = INSIDE | {"noise_hu": 144.25, "colour_half": -1.9, "frequency": 0.2701}
+    watch = Watch(SEEN)
+    watch.add(traits, SEEN.weight(traits))
+    level, grain = watch.warnings()
+    assert "50 % of the change" in level
+    assert "colour at 2 x 2 pixels" in grain
+    assert "20 % of the change" in grain
+    assert watch.record() == {"slices": 1, "min": 0.2, "median": 0.2}
+    watch = Watch(SEEN)
+    watch.add(INSIDE | {"frequency": 0.2701}, SEEN.weight(INSIDE | {"frequency": 0.2701}))
+    assert watch.warnings() == []
 
 
 def test_inside_nothing_is_said_and_the_record_says_one() -> None:
