@@ -43,9 +43,10 @@ LIMITS = (
     "109 % of their contrast, median 56 % (benchmarks/lesion_contrast.py, one realisation).",
     "Mean HU error of a patient's tissue reaches a few HU in bone and fat (see the figures), more than the 1 HU that "
     "we aim for.",
-    "Texture mode draws from noise-free images: it does not give back the noise of a full-dose scan.",
+    "Texture mode is a blend with the scan, because it has the noise of a higher dose and a posterior sample has not "
+    "(benchmarks/texture.py); along edges of organs under smooth kernels it is up to a quarter noisier than that dose.",
     "Simulated noise is Gaussian per ray; photon starvation below about 5 % dose is not modelled.",
-    "One factor calibrates the uncertainty; where it covers too little or too much is listed under uncertainty.",
+    "The uncertainty is calibrated on chests of six patients; what it covers on others is listed under uncertainty.",
 )
 
 
@@ -108,7 +109,8 @@ def page(card: Card, sha256: str, size: int) -> str:
         "\n".join(table),
         "## Uncertainty",
         "`python benchmarks/calibrate_ct.py --data SCANS` gives these; coverage in percent of nominal 90 % intervals.",
-        f"```json\n{json.dumps(card.uncertainty, indent=1)}\n```",
+        "The table of factors is in the file. Widths in HU.",
+        f"```json\n{json.dumps({k: v for k, v in card.uncertainty.items() if k != 'table'}, indent=1)}\n```",
         *card_section(card.seen),
         "## Limits",
         *[f"- {line}" for line in card.limits],
