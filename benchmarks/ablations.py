@@ -44,7 +44,7 @@ WINDOWS = (
 )
 ARMS: dict[str, tuple[str, ...]] = {
     "base": (),
-    "naive": ("augmentation.naive=true",),
+    "naive": ("augmentation.naive=true", "cleaning=none"),
     "map": ("architecture.noise=map",),
     "slab1": ("architecture.slab=1",),
     "narrow": ("augmentation.spectrum.width=[0.5,0.72]", "augmentation.spectrum.flatness=[0.004,0.02]"),
@@ -94,7 +94,7 @@ def train_arm(arm: str, seed: int, data: Path) -> None:
     if done.exists():
         return
     pairs = [p for p in read_manifest(settings.manifest, data) if p.split == "train"]
-    found = prepare_splits(pairs, settings.factors, settings.cache, cleaned=not settings.augmentation.naive)
+    found = prepare_splits(pairs, settings.factors, settings.cache, cleaning=settings.cleaning)
     dataset = PatchDataset(
         found["train"],
         phantom_cases(settings.phantoms, settings.augmentation.window, settings.seed),

@@ -45,6 +45,7 @@ class Architecture(Settings):
     fold     how the image enters: pixels of fold_factor x fold_factor blocks, or Haar coefficients of 2 x 2 blocks
     noise    the noise level as one number, or as a map of the slice as well
     spread   whether the network gives a standard deviation with its mean
+    anchor   pixels over which the local mean of the scan is kept (see Denoiser)
     """
 
     network: Literal["unet", "redcnn", "cnn10"] = "unet"
@@ -57,6 +58,7 @@ class Architecture(Settings):
     fold_factor: Literal[2, 4] = 2
     noise: Literal["number", "map"] = "number"
     spread: bool = False
+    anchor: float = Field(default=0.0, ge=0)
     data_mean: float = -0.4
     data_std: float = 0.45
 
@@ -185,6 +187,7 @@ def build(architecture: Architecture) -> Denoiser | Regression:
         data_std=architecture.data_std,
         takes_map=architecture.noise == "map",
         gives_spread=architecture.spread,
+        anchor=architecture.anchor,
     )
 
 

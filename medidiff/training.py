@@ -33,6 +33,7 @@ from torch.utils.tensorboard import SummaryWriter
 from medidiff import __version__
 from medidiff.config import Settings
 from medidiff.data.dataset import Batch, Numbers, PatchDataset, collate
+from medidiff.data.prepare import Cleaning
 from medidiff.data.transforms import Augmentation
 from medidiff.data.validation import Probe, validate
 from medidiff.diffusion.denoiser import Condition, Denoiser
@@ -61,6 +62,7 @@ class TrainSettings(Settings):
     architecture: Architecture = Architecture()
     augmentation: Augmentation = Augmentation()
     factors: tuple[float, ...] = (2.0, 1.25)
+    cleaning: Cleaning = "nlm"
     phantoms: int = 48
     phantom_share: float = 0.15
     steps: int = Field(default=6000, ge=1)
@@ -347,7 +349,7 @@ def _start(settings: TrainSettings, alone: bool) -> State:
 
 def _grown(architecture: Architecture) -> dict[str, Any]:
     """What a recipe may add to the network that it starts from."""
-    return {"noise": architecture.noise, "spread": architecture.spread}
+    return {"noise": architecture.noise, "spread": architecture.spread, "anchor": architecture.anchor}
 
 
 def _enlarged(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -65,8 +65,7 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
         def report(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        cleaned = not settings.augmentation.naive
-        cases = prepare_splits(pairs, settings.factors, settings.cache, report, cleaned=cleaned)
+        cases = prepare_splits(pairs, settings.factors, settings.cache, report, cleaning=settings.cleaning)
     slab = settings.architecture.slab
     phantoms = phantom_cases(settings.phantoms, settings.augmentation.window, settings.seed)
     dataset = PatchDataset(

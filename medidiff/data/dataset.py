@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from medidiff.data import prepare as preparation
 from medidiff.data.manifest import Pair, Split
 from medidiff.data.phantoms import dead_leaves
-from medidiff.data.prepare import Case, prepare
+from medidiff.data.prepare import Case, Cleaning, prepare
 from medidiff.data.transforms import MARGIN, Augmentation, training_transforms
 from medidiff.errors import InputError, MedidiffError
 from medidiff.physics.ct import noise_image
@@ -42,11 +42,11 @@ def prepare_splits(
     cache: Path,
     progress: Progress = silent,
     *,
-    cleaned: bool = True,
+    cleaning: Cleaning = "nlm",
 ) -> dict[Split, list[Case]]:
     """`prepare_all`, by split: the faults of all splits are named together.
 
-    With `cleaned` False the anatomy of `train` keeps its noise (see `Augmentation.naive`).
+    The `cleaning` is that of `train`; other splits are always cleaned in the one way that questions need.
     """
     wanted = [(pair, factor) for pair in pairs for factor in (factors if pair.low is None else (1.0,))]
     cases: dict[Split, list[Case]] = {}
@@ -54,7 +54,7 @@ def prepare_splits(
     for done, (pair, factor) in enumerate(wanted, start=1):
         try:
             cases.setdefault(pair.split, []).append(
-                prepare(pair, factor, cache, cleaned=cleaned or pair.split != "train")
+                prepare(pair, factor, cache, cleaning if pair.split == "train" else "nlm")
             )
         except MedidiffError as error:
             faults.append(str(error))

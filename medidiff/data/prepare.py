@@ -17,11 +17,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medidiff.data.clean import average_along_z, pseudo_clean, shrink
+from medidiff.data.clean import average_along_z, piecewise_clean, pseudo_clean, shrink
 from medidiff.data.manifest import Pair, load_pair
 from medidiff.physics.ct import Kernel, noise_image
 
@@ -68,20 +69,34 @@ def _sample(path: Path) -> bytes:
         return file.read(SAMPLE_BYTES)
 
 
-def prepare(pair: Pair, factor: float, cache: Path, *, cleaned: bool = True) -> Case:
+Cleaning = Literal["nlm", "tv", "none"]
+STACKS: dict[Cleaning, str] = {"nlm": "clean", "tv": "tv", "none": "shrunk"}
+
+
+def prepare(pair: Pair, factor: float, cache: Path, cleaning: Cleaning = "nlm") -> Case:
     """The prepared case of one pair at one shrinking factor, made on first use.
 
-    Without `cleaned`, `clean` is the scan shrunk and no more, its own noise still in it.
+    With the cleaning "none", `clean` is the scan shrunk and no more, its own noise still in it.
     """
     folder = case_folder(cache, pair, factor)
     if not (folder / "clean.npy").exists():
         _fill(pair, factor, folder)
-    if not cleaned and pair.low is None and not (folder / "shrunk.npy").exists():
-        full, _ = load_pair(pair)
-        _store(folder / "shrunk.npy", np.stack([shrink(np.maximum(image, AIR_HU), factor) for image in full.array]))
+    other = folder / f"{STACKS[cleaning]}.npy"
+    if pair.low is None and not other.exists():
+        _store(other, np.stack(list(_otherwise(pair, factor, cleaning))))
     stacks = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in folder.glob("*.npy")}
-    clean = stacks["clean"] if cleaned else stacks.get("shrunk", stacks["clean"])
+    clean = stacks["clean" if pair.low is not None else STACKS[cleaning]]
     return Case(pair.full.name, clean, stacks.get("noise"), stacks.get("low"))
+
+
+def _otherwise(pair: Pair, factor: float, cleaning: Cleaning) -> Iterator[NDArray[np.float32]]:
+    """The slices of a full-dose scan at the same matrix as `clean`, not cleaned or by total variation."""
+    full, _ = load_pair(pair)
+    if cleaning == "none":
+        yield from (shrink(np.maximum(image, AIR_HU), factor) for image in full.array)
+        return
+    for image in average_along_z(full.array, full.geometry.slice_spacing_mm):
+        yield piecewise_clean(np.maximum(image, AIR_HU), factor)
 
 
 def _fill(pair: Pair, factor: float, folder: Path) -> None:

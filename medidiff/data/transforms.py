@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
+import torch
 from monai.transforms import Compose, RandFlipd, Randomizable, RandRotate90d, Transform
 from numpy.typing import NDArray
 from pydantic import model_validator
@@ -56,6 +57,7 @@ class Augmentation(Settings):
     lesion_hu: tuple[float, float] = (4.0, 60.0)
     lesion_radius: tuple[float, float] = (2.0, 12.0)  # pixels
     lesion_edge: tuple[float, float] = (0.5, 1.5)  # pixels over which it rises
+    zoom: tuple[float, float] = (1.0, 1.0)  # of the anatomy, under the same noise: other pixel sizes
     edge_hu: float = 0.0  # HU a pixel from which an edge of a real scan counts less in the loss; 0: never
     naive: bool = False  # for comparison only: insert noise of any colour into the scans as they are
     z_correlation: float = 0.8
@@ -106,6 +108,16 @@ def edge_weight(clean: NDArray[np.float32], edge_hu: float) -> NDArray[np.float3
     return np.maximum(1 / (1 + (gradient / edge_hu) ** 4), EDGE_WEIGHT).astype(np.float32)
 
 
+def enlarged(stack: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:
+    """The middle of (K, rows, columns), 1 / zoom of each side, interpolated (bicubic) to the whole size."""
+    size = [round(n / zoom) for n in stack.shape[1:]]
+    first = [(n - m) // 2 for n, m in zip(stack.shape[1:], size, strict=True)]
+    part = np.ascontiguousarray(stack[:, first[0] : first[0] + size[0], first[1] : first[1] + size[1]])
+    tensor = torch.from_numpy(part)[:, None]
+    large = torch.nn.functional.interpolate(tensor, size=stack.shape[1:], mode="bicubic", align_corners=False)
+    return large[:, 0].numpy()
+
+
 class RandSlabd(Randomizable, Transform):
     """Case -> a window of neighbouring slices: `clean` and `noise` (or `low`), each (K, window, window)."""
 
@@ -120,6 +132,8 @@ class RandSlabd(Randomizable, Transform):
         size = min(self.settings.window, *case.clean.shape[1:])
         window = body_corner(case.clean[index], size, np.random.default_rng(self.R.randint(2**31)))
         item: Item = {"clean": case.clean[slices][:, *window]}
+        if self.settings.zoom[1] > 1 and case.low is None:
+            item["clean"] = enlarged(item["clean"], self.R.uniform(*self.settings.zoom))
         if self.settings.edge_hu:
             middle = item["clean"][self.slab // 2]
             item["weight"] = np.ones_like(middle) if case.is_exact else edge_weight(middle, self.settings.edge_hu)
