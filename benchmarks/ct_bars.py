@@ -203,6 +203,39 @@ def _bias(scores: Scores, model: Network, report: Report) -> None:
         report.bar(f"|HU bias| {tissue}", abs(mean), BIAS_HU, "HU", at_most=True, where=f"{mean:+.2f} in {group}")
 
 
+def card_rows(scores: Scores, model: Network) -> list[dict[str, Any]]:
+    """The table of a model card: means over patients, worst patient, worst bias of a patient."""
+    rows = []
+    for group in scores.groups:
+        kernel, dose = group.split()
+        before, after, body_before, body_after = (
+            scores.per_patient(group, name, lambda row, r=region: rmse(row[r]))
+            for region in ("truth", "truth_body")
+            for name in (INPUT, model.name)
+        )
+        gains = [100 * (1 - after[p] / before[p]) for p in after]
+        biases = {t: scores.per_patient(group, model.name, lambda row, t=t: row["bias"].get(t)) for t in TISSUES_HU}
+        rows.append(
+            {
+                "kernel": kernel,
+                "dose": float(dose),
+                "patients": len(after),
+                "rmse_before": round(_mean(before), 2),
+                "rmse_best_classical": round(min(_mean_rmse(scores, group, name) for name in CLASSICAL), 2),
+                "rmse_after": round(_mean(after), 2),
+                "gain_percent": round(float(np.mean(gains)), 1),
+                "worst_percent": round(min(gains), 1),
+                "body_percent": round(float(np.mean([100 * (1 - body_after[p] / body_before[p]) for p in after])), 1),
+                "bias": {t: round(max(each.values(), key=abs), 2) for t, each in biases.items() if each},
+            }
+        )
+    return rows
+
+
+def _mean(patients: dict[str, float]) -> float:
+    return float(np.mean(list(patients.values())))
+
+
 # ---------------------------------------------------------------- noisy full dose
 
 
@@ -262,9 +295,7 @@ def noise_free(
     patients: dict[str, dict[str, list[float]]] = {kernel: {} for kernel in kernels}
     for trial in trials:
         assert trial.truth is not None
-        row = notebook.get(
-            f"quiet {trial.key}", model.model.sha256, lambda t=trial.truth: {"rms": task.change(model, t)}
-        )
+        row = notebook.get(f"quiet {trial.key}", model.identity, lambda t=trial.truth: {"rms": task.change(model, t)})
         patients[trial.kernel].setdefault(trial.patient, []).append(row["rms"])
     changes = {}
     for kernel, each in patients.items():
@@ -337,6 +368,7 @@ def main() -> None:
         scores = collect(trials(), methods, notebook)
     if "truth" in options.parts:
         against_truth(scores, model, others, report)
+        report.figures["rows"] = card_rows(scores, model)
     if "noisy" in options.parts:
         real = (t for pair in pairs for t in measured_trials(pair, store, options.measured_slices, NOISY_DOSES))
         against_noisy(scores, collect(real, methods, notebook), model, others, options.strength, report)

@@ -100,7 +100,7 @@ def edges(kernel: str, dose: float, network: Network, store: Store, notebook: No
             for rod, value in cnr.items()
         }
 
-    return notebook.get(f"edges {kernel} {dose:g} v{VERSION}", network.model.sha256, make)
+    return notebook.get(f"edges {kernel} {dose:g} v{VERSION}", network.identity, make)
 
 
 def detection(kernel: str, dose: float, network: Network | None, store: Store, notebook: Notebook) -> Row:
@@ -118,7 +118,7 @@ def detection(kernel: str, dose: float, network: Network | None, store: Store, n
             found.setdefault(value.region, {})[value.metric] = value.value
         return found
 
-    method = "input" if network is None else network.model.sha256
+    method = "input" if network is None else network.identity
     return notebook.get(f"signals {kernel} {dose:g} v{VERSION}", method, make)
 
 
@@ -132,7 +132,7 @@ def quiet_phantoms(kernel: str, network: Network, notebook: Notebook) -> dict[st
     def make() -> Row:
         return {kind: change(network, clean(PhantomCase(kind=kind), kernel, 0)) for kind in PHANTOMS}
 
-    return notebook.get(f"quiet phantoms {kernel} v{VERSION}", network.model.sha256, make)
+    return notebook.get(f"quiet phantoms {kernel} v{VERSION}", network.identity, make)
 
 
 def change(network: Network, image: Image) -> float:
