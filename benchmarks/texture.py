@@ -89,8 +89,8 @@ def judge(model: Model, clean: Image, pixel_mm: float, colour: str, dose: float,
                 mine, wanted = (region_spectrum(noise[n], corners, pixel_mm) for n in (name, "full"))
                 rows[name][f"level {place}"] = mine.level / wanted.level
                 rows[name][f"frequency {place}"] = mine.mean_frequency / wanted.mean_frequency
-    errors = ((image - truth).ravel() for image in (first["sample"], again))
-    rows["sample"]["correlation"] = float(np.corrcoef(*errors)[0, 1])
+    one, other = ((image - truth).ravel() for image in (first["sample"], again))
+    rows["sample"]["correlation"] = float(np.corrcoef(one, other)[0, 1])
     return rows
 
 
@@ -130,8 +130,8 @@ def main() -> None:
             for name, row in judge(model, clean, pixel_mm, colour, options.dose, number).items():
                 table[colour, name].append(row)
     rows = [{"kernel": colour, "image": name, **summarise(found)} for (colour, name), found in sorted(table.items())]
-    for row in rows:
-        print("  ".join(f"{key} {value}" for key, value in row.items()))
+    for line in rows:
+        print("  ".join(f"{key} {value}" for key, value in line.items()))
     if options.json:
         figures = {"model": model.sha256, "split": options.split, "dose": options.dose, "rows": rows}
         options.json.write_text(json.dumps(figures, indent=1))
