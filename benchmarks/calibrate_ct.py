@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ct_quality import TISSUES
 from numpy.typing import NDArray
 
 from medidiff.data.manifest import read_manifest
@@ -35,6 +34,7 @@ from medidiff.inference import calibration
 from medidiff.inference.calibration import Calibration, Pixels, relative_level, tissue_position
 from medidiff.inference.options import Options
 from medidiff.inference.restore import Restorer
+from medidiff.metrics.tissue import TISSUES_HU as TISSUES
 from medidiff.metrics.uncertainty import NOMINAL, Z90, coverage
 from medidiff.model import Model, save
 from medidiff.model import load as load_model

@@ -2,8 +2,8 @@
 
     python scripts/embed_model.py runs/train_ct/best.safetensors quality.json calibration.json
 
-Figures come from benchmarks/ct_quality.py and benchmarks/calibrate_ct.py, run on these very weights; a figure that
-was measured on other weights is refused.
+Figures come from benchmarks/ct_bars.py (--split test --json FILE) and benchmarks/calibrate_ct.py, run on these very
+weights; a figure that was measured on other weights is refused.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def page(card: Card, sha256: str, size: int) -> str:
         "## What was simulated",
         card.simulated,
         "## Figures on the test patients",
-        "RMSE against the noise-free truth over the slice (HU), pseudo-clean construction, one evaluation; gain is its "
-        "reduction in percent (median over patients), worst that of the worst patient, body inside the patient only. "
-        "`python benchmarks/ct_quality.py --data SCANS` gives them.",
+        "RMSE against the noise-free truth over the slice (HU), pseudo-clean construction, one evaluation, mean over "
+        "patients; gain is its reduction in percent, worst that of the worst patient, body inside the patient only. "
+        "`python benchmarks/ct_bars.py --data SCANS --split test` gives them.",
         "\n".join(table),
         "## Uncertainty",
         "`python benchmarks/calibrate_ct.py --data SCANS` gives these; coverage in percent of nominal 90 % intervals.",
