@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
+from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter1d
 
 WINDOW = 9
 STRIDE = 2
@@ -35,23 +35,27 @@ class NoiseEstimate:
 def local_deviation(image: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Standard deviation about a fitted plane, and mean, of every window; (rows, columns) / STRIDE each."""
     rows, columns = image.shape
-    u = image.astype(np.float32) - np.float32(np.median(image))
+    middle = np.float32(np.median(image))
+    u = image.astype(np.float32) - middle
     r = (np.arange(rows, dtype=np.float32) - rows / 2)[:, None]
     c = (np.arange(columns, dtype=np.float32) - columns / 2)[None, :]
 
-    def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return uniform_filter(values, WINDOW, mode="nearest")[::STRIDE, ::STRIDE]
-
-    m = mean(u)
-    slope_r = mean(u * r) - m * r[::STRIDE]  # covariance with the row coordinate
-    slope_c = mean(u * c) - m * c[:, ::STRIDE]
+    m = _window_mean(u)
+    slope_r = _window_mean(u * r) - m * r[::STRIDE]  # covariance with the row coordinate
+    slope_c = _window_mean(u * c) - m * c[:, ::STRIDE]
     spread = (WINDOW**2 - 1) / 12.0  # variance of the coordinate within a window
-    variance = mean(u * u) - m * m - (slope_r**2 + slope_c**2) / spread
+    variance = _window_mean(u * u) - m * m - (slope_r**2 + slope_c**2) / spread
     n = WINDOW**2
     deviation = np.sqrt(np.maximum(variance, 0) * n / (n - 3))  # three parameters were fitted
     edge = WINDOW // (2 * STRIDE) + 1
     inner = (slice(edge, -edge), slice(edge, -edge))
-    return deviation[inner], m[inner] + np.float32(np.median(image))
+    return deviation[inner], m[inner] + middle
+
+
+def _window_mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of every STRIDE-th window each way; rows first, so that the columns left out are not filtered."""
+    down = uniform_filter1d(np.ascontiguousarray(values.T), WINDOW, axis=1, mode="nearest")[:, ::STRIDE]
+    return uniform_filter1d(np.ascontiguousarray(down.T), WINDOW, axis=1, mode="nearest")[:, ::STRIDE]
 
 
 def _level(image: NDArray[np.floating]) -> float:
