@@ -133,3 +133,15 @@ def test_phantom_cases_do_not_depend_on_their_number() -> None:
     np.testing.assert_array_equal(few[0].noise, more[0].noise)
     assert abs(few[0].noise.mean()) < 0.1 * few[0].noise.std()
     assert np.abs(few[0].noise[0] - few[0].noise[1]).mean() > 0.5 * few[0].noise.std()
+
+
+def test_other_cleanings_of_a_case_are_added_when_asked_for(tmp_path: Path, write_nifti_scan: Writer) -> None:
+    """As it is, by total variation, by non-local means: less noise each time than nothing done, one noise bank."""
+    pair = Pair("p", "train", write_nifti_scan(tmp_path / "a.nii", scan()), None)
+    raw, tv, nlm = (prepare(pair, 2.0, tmp_path / "cache", cleaning) for cleaning in ("none", "tv", "nlm"))
+    assert raw.noise is not None
+    np.testing.assert_allclose(raw.clean[0], shrink(np.maximum(scan()[0], -1024).astype(np.float32), 2.0), atol=0.5)
+    for cleaned in (tv, nlm):
+        assert cleaned.clean.shape == raw.clean.shape
+        assert noise_level(cleaned.clean[0]) < 0.6 * noise_level(raw.clean[0])
+    np.testing.assert_array_equal(prepare(pair, 2.0, tmp_path / "cache", "tv").clean, tv.clean)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medidiff.data.dataset import PatchDataset, phantom_cases
 from medidiff.data.manifest import Pair
-from medidiff.data.seen import LEAST_NOISE, seen_of
+from medidiff.data.seen import LEAST_NOISE, pixel_factors, seen_of
 from medidiff.data.transforms import Augmentation
+from medidiff.model import load
 from medidiff.seen import Range, Seen
+from medidiff.training import TrainSettings
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "model_range.py"
 
 CASES = phantom_cases(3, 96, seed=1)
 
@@ -53,6 +59,46 @@ def test_what_was_drawn_is_inside(seen: Seen) -> None:
     }
     assert len(middle) == 4
     assert seen.weight(middle) == 1.0
+
+
+def test_pixels_grow_by_shrinking_and_shrink_by_zoom() -> None:
+    assert pixel_factors((2.0, 1.25), Augmentation(zoom=(1.0, 2.0))) == (2.0, 1.0, 1.25, 0.625)
+
+
+def test_the_script_stores_the_range_in_the_card_and_beside_it(
+    tmp_path: Path, write_series: Callable[..., Path], tiny_model: Path
+) -> None:
+    """Weights stay as they are; the Markdown names the new hash, and a second time changes nothing."""
+    spec = importlib.util.spec_from_file_location("model_range", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    write_series(tmp_path / "scan", n=1, size=96)
+    (tmp_path / "list.csv").write_text("patient,split,full\np,train,scan\n")
+    augmentation = Augmentation(window=64, patch=32, patches=1)
+    settings = TrainSettings(
+        manifest=tmp_path / "list.csv",
+        data_root=tmp_path,
+        cache=tmp_path / "cache",
+        augmentation=augmentation,
+        factors=(1.0,),
+        phantoms=1,
+    )
+    found = script.range_of(settings, 3)
+    assert (found.slices, found.kernels, found.pixel_mm.least) == (3, ("B40f",), 0.8)
+    model, page = tmp_path / "m.safetensors", tmp_path / "m.md"
+    model.write_bytes(tiny_model.read_bytes())
+    before = load(model)
+    page.write_text(f"# Model\n\nSHA-256 {before.sha256}\n\n## Limits\n\n- some\n")
+    digest = script.store(model, found)
+    after, text = load(model), page.read_text()
+    assert (after.sha256, after.card.seen, before.card.seen) == (digest, found, None)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.denoiser.parameters(), after.denoiser.parameters(), strict=True)
+    )
+    assert text.index(digest) < text.index("- kernels: B40f") < text.index("## Limits")
+    assert (script.store(model, found), page.read_text()) == (digest, text)
 
 
 def test_headers_are_those_of_the_train_split_shrunk(tmp_path: Path, write_series: Callable[..., Path]) -> None:

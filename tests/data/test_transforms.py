@@ -23,6 +23,7 @@ from medidiff.data.transforms import (
     body_deviation,
     draw_kernel,
     edge_weight,
+    enlarged,
     training_transforms,
 )
 from medidiff.noise.level import noise_estimate
@@ -240,3 +241,13 @@ def test_strong_edges_of_cleaned_scans_count_less_and_phantoms_do_not() -> None:
         slab = RandSlabd(3, settings).set_random_state(seed=0)
         assert isinstance(slab, RandSlabd)
         assert slab({"case": case})["weight"].min() == np.float32(least)
+
+
+def test_enlarging_keeps_size_middle_and_means() -> None:
+    """A plane of slope s per pixel becomes one of s / zoom about the same centre."""
+    plane = np.broadcast_to(np.arange(64, dtype=np.float32), (2, 64, 64)).copy()
+    twice = enlarged(plane, 2.0)
+    assert twice.shape == plane.shape
+    np.testing.assert_allclose(np.diff(twice[0, 0, 8:-8:2]), 1.0, atol=1e-4)
+    assert twice.mean() == pytest.approx(plane.mean(), abs=1e-3)
+    np.testing.assert_allclose(enlarged(plane, 1.0), plane, atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medidiff.diffusion.denoiser import FEATURES, Condition, Denoiser, bind
+from medidiff.diffusion.denoiser import FEATURES, Condition, Denoiser, anchored, bind
 from medidiff.networks.unet import UNet
 
 DIMENSIONS = [2, 3]
@@ -177,3 +177,27 @@ def test_no_noise_map_is_a_flat_one_and_none_reaches_an_unconditional_answer() -
     assert not torch.equal(model.mean(cond), model.mean(replace(cond, noise_map=steep)))
     null = cond.as_null()
     assert torch.equal(model.mean(null), model.mean(replace(null, noise_map=steep)))
+
+
+def test_an_anchored_mean_keeps_the_local_mean_of_the_scan() -> None:
+    """y + r (F - G F): what is smooth over the anchor (a shading of one period in 64 pixels) cannot be changed."""
+    network = UNet(4, features=FEATURES, widths=(4, 8), blocks=(1, 1), embedding=8)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(7))
+    model = Denoiser(network, anchor=4.0).double().requires_grad_(False)
+    wave = torch.cos(2 * torch.pi * torch.arange(128, dtype=torch.float64) / 64)
+    residual = wave.expand(1, 1, 128, 128) + 5
+    kept = anchored(residual, 4.0)[..., 32:-32, 32:-32]
+    assert float(kept.abs().max()) < 0.08  # 1 - exp(-2 pi^2 4^2 / 64^2) = 0.074
+    noise = torch.randn(1, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    assert float(anchored(noise, 4.0).std()) == pytest.approx(float(noise.std()), rel=0.02)
+    cond = Condition(noise.expand(1, 3, 64, 64), torch.ones(1).double(), torch.zeros(1, 2).double(), torch.zeros(1) > 1)
+    assert float((model.mean(cond) - cond.y).mean().abs()) < 0.02 * float((model.mean(cond) - cond.y).std())
+
+
+def test_the_loss_of_an_anchored_network_is_that_of_its_mean() -> None:
+    """At sigma = infinity the error is (mean - x) / r."""
+    x, cond, _, noise = question(2)
+    model = denoiser(2, trained=True, anchor=2.0)
+    error, _ = model.errors(x, cond, torch.full((3,), torch.inf, dtype=torch.float64), noise)
+    torch.testing.assert_close(error, (model.mean(cond) - x) / over(cond.r, x))
