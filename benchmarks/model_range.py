@@ -18,7 +18,7 @@ from pathlib import Path
 from medidiff.config import load_settings
 from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_splits
 from medidiff.data.manifest import read_manifest
-from medidiff.data.seen import SLICES, seen_of
+from medidiff.data.seen import SLICES, pixel_factors, seen_of
 from medidiff.io.files import write_whole
 from medidiff.model import load, save
 from medidiff.seen import HEADING, Seen, card_section
@@ -31,7 +31,7 @@ def range_of(settings: TrainSettings, slices: int) -> Seen:
     """What `slices` draws of a recipe and the headers of its train split show."""
     pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split == "train")
     augmentation = settings.augmentation
-    cases = prepare_splits(pairs, settings.factors, settings.cache, cleaned=not augmentation.naive)["train"]
+    cases = prepare_splits(pairs, settings.factors, settings.cache, cleaning=settings.cleaning)["train"]
     dataset = PatchDataset(
         cases,
         phantom_cases(settings.phantoms, augmentation.window, settings.seed),
@@ -40,7 +40,7 @@ def range_of(settings: TrainSettings, slices: int) -> Seen:
         seed=settings.seed,
         phantom_share=settings.phantom_share,
     )
-    return seen_of(dataset, pairs, settings.factors, slices)
+    return seen_of(dataset, pairs, pixel_factors(settings.factors, augmentation), slices)
 
 
 def main() -> None:

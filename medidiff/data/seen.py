@@ -13,7 +13,7 @@ from monai.transforms import Compose
 
 from medidiff.data.dataset import PatchDataset
 from medidiff.data.manifest import Pair
-from medidiff.data.transforms import RandPatchesd
+from medidiff.data.transforms import Augmentation, RandPatchesd
 from medidiff.io.dicom import open_series, scan
 from medidiff.io.headers import text
 from medidiff.io.nifti import is_nifti_name, open_nifti
@@ -27,12 +27,20 @@ LEAST_NOISE = 2 * FLOOR_HU  # an octave above the estimator's floor, where nothi
 
 
 def seen_of(dataset: PatchDataset, pairs: Sequence[Pair], factors: Sequence[float], slices: int = SLICES) -> Seen:
-    """The range of a recipe: `slices` draws of its dataset, and headers of the train split, shrunk by `factors`."""
+    """The range of a recipe: `slices` draws of its dataset, and headers of the train split.
+
+    Pixels of simulated pairs are enlarged by `factors`, see `pixel_factors`.
+    """
     drawn = [_drawn(dataset, index) for index in range(slices)]
     ranges = {name: Range.of(one[name] for one in drawn) for name in drawn[0]}
     level = ranges["noise_hu"]
     ranges["noise_hu"] = None if level is None else level.at_least(LEAST_NOISE)
     return _of_headers(pairs, factors).model_copy(update={"slices": slices, **ranges})
+
+
+def pixel_factors(factors: Sequence[float], settings: Augmentation) -> tuple[float, ...]:
+    """The extremes of what shrinking by `factors` and the random zoom of a recipe make of a pixel's size."""
+    return tuple(factor / zoom for factor in factors for zoom in settings.zoom)
 
 
 def _drawn(dataset: PatchDataset, index: int) -> dict[str, float]:
@@ -47,7 +55,6 @@ def _drawn(dataset: PatchDataset, index: int) -> dict[str, float]:
 
 
 def _of_headers(pairs: Sequence[Pair], factors: Sequence[float]) -> Seen:
-    """Only simulated pairs are shrunk."""
     train = [pair for pair in pairs if pair.split == "train"]
     found = [(facts, factors if pair.low is None else (1.0,)) for pair in train for facts in _facts(pair)]
     scans = [facts for facts, _ in found]
