@@ -17,7 +17,7 @@ import numpy as np
 
 from medidiff.config import Settings
 
-MARGIN = {"noise_hu": 1.0, "colour_half": 1.0, "colour_quarter": 1.0, "frequency": 0.5}  # octaves
+MARGIN = {"noise_hu": 1.0, "colour_half": 1.0, "colour_quarter": 1.0, "frequency": 1 / 3}  # octaves
 LOGARITHMS = ("colour_half", "colour_quarter")
 HEADING = "## What it has seen"
 SHOWN = {

@@ -31,8 +31,8 @@ def test_inside_and_on_the_edge_the_weight_is_exactly_one(values: dict[str, floa
         ("noise_hu", 100.0, 200.0),
         ("colour_half", 2.0, 3.0),
         ("colour_half", -1.0, -2.0),
-        ("frequency", 0.25, 0.25 * 2**0.5),
-        ("frequency", 0.125, 0.125 / 2**0.5),
+        ("frequency", 0.25, 0.25 * 2 ** (1 / 3)),
+        ("frequency", 0.125, 0.125 / 2 ** (1 / 3)),
     ],
 )
 def test_the_weight_falls_from_one_at_the_edge_to_zero_a_margin_beyond(name: str, edge: float, far: float) -> None:
