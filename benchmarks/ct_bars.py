@@ -262,7 +262,9 @@ def against_noisy(
     attained = {g: _attained(both, g, model.name, chosen[model.name]) for g in deciding}
     whole = {g: _attained(both, g, model.name, chosen[model.name], "full") for g in deciding if MEASURED not in g}
     report.figures["noisy"] = {"strength": chosen, "body_percent": attained, "slice_percent": whole, "curve": curves}
-    for what, values in (("body", attained), ("slice", whole)):
+    simulated, real = ({g: v for g, v in attained.items() if (MEASURED in g) == is_real} for is_real in (False, True))
+    parts = {"body": simulated, "slice": whole, "measured series": real}
+    for what, values in ((what, values) for what, values in parts.items() if values):
         worst = min(values, key=lambda g: values[g])
         name = f"gain against noisy full dose, {what}, strength {chosen[model.name]:g}"
         report.bar(name, values[worst], ATTAINED_PERCENT, "% of attainable", at_most=False, where=f"worst {worst}")
