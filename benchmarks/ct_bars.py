@@ -360,7 +360,7 @@ def main() -> None:
     tuned = load_tuned(options.tuned)
     methods: list[Answers] = [Scan(), *(Filter(name, tuned[name]) for name in CLASSICAL), *others, model]
     pairs = [pair for pair in read_manifest(options.manifest, options.data) if pair.split == options.split]
-    print(f"model {model.model.card.name} {model.model.sha256[:12]}, split {options.split}. {DISCLAIMER}")
+    print(f"model {model.model.card.name} {model.model.sha256[:12]}, split {options.split}. {DISCLAIMER.capitalize()}.")
 
     def trials(doses: Sequence[float] = options.doses) -> Iterator[Trial]:
         for pair in pairs:

@@ -33,7 +33,11 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One slice: its low-dose slab (SLAB or 1, rows, columns), full dose and truth (None: measured series) in HU."""
+    """One slice: its low-dose slab (SLAB or 1, rows, columns), full dose and truth (None: measured series) in HU.
+
+    scan    the last two parts of its path
+    number  of the slice in the series, by its number of files
+    """
 
     key: str
     patient: str
@@ -94,8 +98,11 @@ def pseudo_clean_trials(
     pair: Pair, store: Store, slices: int, kernels: Sequence[str], doses: Sequence[float]
 ) -> Iterator[Trial]:
     """Every kernel and dose of evenly spread slices of one scan."""
-    scan_name = pair.full.stem
-    stem = f"{pair.patient}_{scan_name}_{slices}_v{VERSION}"
+    stem, scan_name, indices = (
+        f"{pair.patient}_{pair.full.stem}_{slices}_v{VERSION}",
+        _name(pair),
+        _indices(pair, slices),
+    )
     groups = {f"{stem}_{kernel}_{dose:g}": (kernel, dose) for kernel in kernels for dose in doses}
 
     def make() -> Iterator[tuple[str, Image]]:
@@ -107,7 +114,17 @@ def pseudo_clean_trials(
     for name, stack in store.stacks(list(groups), make()):
         kernel, dose = groups[name]
         for k, item in enumerate(stack):
-            yield Trial(f"{name}_{k}", pair.patient, scan_name, k, kernel, dose, item[:-2], item[-2], item[-1])
+            index = indices[k]
+            yield Trial(f"{name}_{k}", pair.patient, scan_name, index, kernel, dose, item[:-2], item[-2], item[-1])
+
+
+def _name(pair: Pair) -> str:
+    return "/".join(pair.full.parts[-2:])
+
+
+def _indices(pair: Pair, slices: int) -> list[int]:
+    """The slices that were taken; a folder holds one series."""
+    return spread(sum(1 for _ in pair.full.iterdir()) if pair.full.is_dir() else 1, slices)
 
 
 def _both(clean: Image, pixel_mm: float, kernel: str, dose: float, key: str) -> Image:
@@ -123,7 +140,7 @@ def measured_trials(pair: Pair, store: Store, slices: int, doses: Sequence[float
     to fit a scanner to."""
     if not pair.full.is_dir():
         return
-    stem = f"{pair.patient}_{pair.full.name}_{slices}_v{VERSION}"
+    stem, indices = f"{pair.patient}_{pair.full.name}_{slices}_v{VERSION}", _indices(pair, slices)
     names = {f"{stem}_{MEASURED}_{dose:g}": dose for dose in doses}
 
     def make() -> Iterator[tuple[str, Image]]:
@@ -137,6 +154,5 @@ def measured_trials(pair: Pair, store: Store, slices: int, doses: Sequence[float
 
     for name, stack in store.stacks(list(names), make()):
         for k, item in enumerate(stack):
-            yield Trial(
-                f"{name}_{k}", pair.patient, pair.full.name, k, MEASURED, names[name], item[:-1], item[-1], None
-            )
+            slab, full, dose = item[:-1], item[-1], names[name]
+            yield Trial(f"{name}_{k}", pair.patient, _name(pair), indices[k], MEASURED, dose, slab, full, None)

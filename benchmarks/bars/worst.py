@@ -46,7 +46,7 @@ def _overlap(place: dict[str, Any], r: int, c: int) -> bool:
 
 def figure(found: Sequence[tuple[dict[str, Any], Trial]], network: Network, path: Path) -> list[dict[str, Any]]:
     """Draw them, two a row; what is drawn with its window."""
-    fig = Figure(figsize=(13, 2.05 * ((len(found) + 1) // 2) + 0.5), dpi=100)
+    fig = Figure(figsize=(13, 1.85 * ((len(found) + 1) // 2) + 0.4), dpi=100)
     FigureCanvasAgg(fig)
     axes = fig.subplots((len(found) + 1) // 2, 8, squeeze=False)
     places = []
@@ -58,12 +58,15 @@ def figure(found: Sequence[tuple[dict[str, Any], Trial]], network: Network, path
         span = float(np.ceil(4 * place["rmse_hu"] / 10) * 10)
         row = axes[k // 2][4 * (k % 2) : 4 * (k % 2) + 4]
         _draw(row, (y, x, t, x - t), window, span)
-        text = f"{k + 1}: {place['scan']}, {place['kernel']} {place['dose']:g}, {place['rmse_hu']:.0f} HU; {window}"
-        row[0].set_title(f"{text}; difference ±{span:.0f} HU", fontsize=7, loc="left")
+        what = f"{place['scan']} {place['slice']}, {place['kernel']} {place['dose']:g}"
+        text = f"{k + 1}: {what}, {place['rmse_hu']:.0f} HU; {window}; difference ±{span:.0f} HU"
+        row[0].set_title(text, fontsize=7, loc="left")
         places.append({**place, "window": window, "difference_hu": span})
     for axis in axes.ravel():
         axis.set_axis_off()
-    fig.suptitle(f"Worst patches ({PATCH} x {PATCH} pixels): {', '.join(COLUMNS)}. {DISCLAIMER}", fontsize=9)
+    fig.suptitle(
+        f"Worst patches ({PATCH} x {PATCH} pixels): {', '.join(COLUMNS)}. {DISCLAIMER.capitalize()}", fontsize=9
+    )
     fig.tight_layout(pad=0.4)
     fig.savefig(path)
     return places
