@@ -65,6 +65,7 @@ class TrainSettings(Settings):
     cleaning: Cleaning = "nlm"
     phantoms: int = 48
     phantom_share: float = 0.15
+    recorrupted_share: float = Field(default=0.0, ge=0, le=1)  # scans with their own noise; see medidiff.recorrupt
     steps: int = Field(default=6000, ge=1)
     slabs_per_step: int = Field(default=4, ge=1)
     learning_rate: float = 6e-4
@@ -81,6 +82,7 @@ class TrainSettings(Settings):
     devices: int | Literal["auto"] = "auto"
     checkpoint_minutes: float = 4.0
     validate_every: int = 500
+    keep: Literal["best", "last"] = "best"  # last: where the questions of validation are not what matters
     initial: Path | None = None
     stop: int | None = Field(default=None, ge=1)  # leave the schedule of `steps` here: a first stage
 
@@ -211,12 +213,13 @@ def draw(
 
     x, slab = scaling.forward(batch["target"]), scaling.forward(batch["slab"])
     r, n = batch["level"] / scaling.factor, len(batch["level"])
-    null = uniform(n) < settings.null_share
+    mean_only = batch.get("mean_only", torch.zeros(n, dtype=torch.bool, device=device))
+    null = (uniform(n) < settings.null_share) & ~mean_only
     centre, width = settings.log_sigma
     log_sigma = (torch.randn(n, generator=generator) * width + centre).to(device)
     wide = null & (uniform(n) < 0.5)
     scale = torch.where(wide, torch.full_like(r, settings.architecture.data_std), r)
-    infinite = ~null & (uniform(n) < settings.mean_share)
+    infinite = ~null & ((uniform(n) < settings.mean_share) | mean_only)
     sigma = torch.where(infinite, torch.full_like(r, math.inf), scale * torch.exp(log_sigma))
     noise = torch.randn(x.shape, generator=generator).to(device)
     return x, Condition(slab, r, batch["colour"], null, batch.get("noise_map")), sigma, noise
@@ -262,11 +265,12 @@ def _step(
     weight = batch.get("weight", torch.ones_like(error))
     losses, is_mean = (weight * error.square()).flatten(1).mean(1), torch.isinf(sigma)
     loss = losses.mean()
-    if log_spread is not None and settings.spread_weight and bool(is_mean.any()):
-        loss = loss + settings.spread_weight * spread_loss(error[is_mean], log_spread[is_mean])
+    is_exact = is_mean & ~batch.get("mean_only", torch.zeros_like(is_mean))
+    if log_spread is not None and settings.spread_weight and bool(is_exact.any()):
+        loss = loss + settings.spread_weight * spread_loss(error[is_exact], log_spread[is_exact])
     if settings.bias_weight:
         error_hu = error * column(cond.r * scaling.factor, error)
-        loss = loss + settings.bias_weight * tissue_bias(error_hu[is_mean], batch["target"][is_mean]) / len(error)
+        loss = loss + settings.bias_weight * tissue_bias(error_hu[is_exact], batch["target"][is_exact]) / len(error)
     optimiser.zero_grad()
     fabric.backward(loss)
     fabric.clip_gradients(model, optimiser, max_norm=1.0)
@@ -398,7 +402,17 @@ def load_checkpoint(state: State, settings: TrainSettings, path: Path) -> None:
 
 def _recipe(settings: TrainSettings) -> str:
     """What must not change between a checkpoint and its continuation: all that alters a number."""
-    free = {"data_root", "output", "cache", "workers", "devices", "checkpoint_minutes", "validate_every", "summary"}
+    free = {
+        "keep",
+        "data_root",
+        "output",
+        "cache",
+        "workers",
+        "devices",
+        "checkpoint_minutes",
+        "validate_every",
+        "summary",
+    }
     return settings.model_dump_json(exclude=free | {"manifest", "initial", "precision", "stop"})
 
 
@@ -417,7 +431,7 @@ def _validate(
         figures, pictures = validate(state.ema, questions, scaling, settings.architecture.stride)
         if log:
             log.add_image("validation/low_answer_truth", window(np.concatenate(pictures, axis=1)), state.step)
-    if figures is None or figures["all"] < state.best:  # with nothing to judge by, the last is the best known
+    if figures is None or settings.keep == "last" or figures["all"] < state.best:  # else the last is the best known
         state.best = figures["all"] if figures else state.best
         card = Card(name=settings.name, summary=settings.summary, training=training_facts(settings, state.step))
         save(settings.output / BEST, state.ema, settings.architecture, scaling, card)

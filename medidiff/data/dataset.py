@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -93,7 +94,8 @@ class PatchDataset(Dataset[Batch]):
 
     `with_map` adds noise_map (N, 1, p, p), `edge_hu` of the augmentation weight (N, 1, p, p).
 
-    Cases are drawn with probability ~ sqrt(slices); `phantom_share` of the draws go to phantoms.
+    Cases are drawn with probability ~ sqrt(slices); `phantom_share` of the draws go to phantoms, `recorrupted_share` to
+    scans with their own noise. mean_only (N,) says that a target is noisy: good for the mean, not for its spread.
     Raises InputError when there are no cases, or any is smaller than a patch.
     """
 
@@ -107,13 +109,14 @@ class PatchDataset(Dataset[Batch]):
         seed: int,
         phantom_share: float = 0.15,
         with_map: bool = False,
+        recorrupted: Sequence[Case] = (),
+        recorrupted_share: float = 0.0,
     ) -> None:
         _require_large(cases, settings.patch + 2 * MARGIN)
-        self.cases = [*cases, *phantoms]
-        weights = np.sqrt([len(case.clean) for case in cases])
-        share = phantom_share if phantoms else 0.0
+        self.cases = [*cases, *phantoms, *recorrupted]
+        share, again = phantom_share if phantoms else 0.0, recorrupted_share if recorrupted else 0.0
         self.weights = np.concatenate(
-            [weights / weights.sum() * (1 - share), np.full(len(phantoms), share / max(len(phantoms), 1))]
+            [_weights(cases, 1 - share - again), _weights(phantoms, share), _weights(recorrupted, again)]
         )
         self.seed = seed
         self.transform = training_transforms(slab, settings, with_map)
@@ -126,9 +129,16 @@ class PatchDataset(Dataset[Batch]):
         n = len(item["target"])
         images = (key for key in ("target", "slab", "noise_map", "weight") if key in item)
         return {key: torch.from_numpy(np.ascontiguousarray(item[key], np.float32)) for key in images} | {
+            "mean_only": torch.full((n,), case.has_own_noise),
             "level": torch.full((n,), float(item["level"])),
             "colour": torch.from_numpy(np.tile(item["colour"], (n, 1))),
         }
+
+
+def _weights(cases: Sequence[Case], share: float) -> NDArray[np.float64]:
+    """Probability of each case ~ sqrt(slices), `share` in all."""
+    weights = np.sqrt([len(case.clean) for case in cases])
+    return weights / max(weights.sum(), 1e-9) * share
 
 
 def _require_large(cases: Sequence[Case], smallest: int) -> None:

@@ -40,6 +40,7 @@ class Case:
     """One prepared scan: memory-mapped float32 stacks (slices, rows, columns) in HU.
 
     is_exact    whether `clean` is free of noise everywhere, as a phantom is; a cleaned scan is not at strong edges
+    has_own_noise   `clean` is a scan with all its noise, and `noise` is another one like that (medidiff.recorrupt)
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     noise: NDArray[np.float32] | None
     low: NDArray[np.float32] | None
     is_exact: bool = False
+    has_own_noise: bool = False
 
 
 def case_folder(cache: Path, pair: Pair, factor: float) -> Path:
@@ -83,7 +85,7 @@ def prepare(pair: Pair, factor: float, cache: Path, cleaning: Cleaning = "nlm") 
         _fill(pair, factor, folder)
     other = folder / f"{STACKS[cleaning]}.npy"
     if pair.low is None and not other.exists():
-        _store(other, np.stack(list(_otherwise(pair, factor, cleaning))))
+        store(other, np.stack(list(_otherwise(pair, factor, cleaning))))
     stacks = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in folder.glob("*.npy")}
     clean = stacks["clean" if pair.low is not None else STACKS[cleaning]]
     return Case(pair.full.name, clean, stacks.get("noise"), stacks.get("low"))
@@ -103,14 +105,14 @@ def _fill(pair: Pair, factor: float, folder: Path) -> None:
     full, low = load_pair(pair)
     folder.mkdir(parents=True, exist_ok=True)
     if low is not None:
-        _store(folder / "low.npy", low.array)
-        _store(folder / "clean.npy", full.array)
+        store(folder / "low.npy", low.array)
+        store(folder / "clean.npy", full.array)
         return
     smooth = average_along_z(full.array, full.geometry.slice_spacing_mm)
     clean = np.stack([pseudo_clean(np.maximum(image, AIR_HU), factor) for image in smooth])
     pixel_mm = full.geometry.pixel_spacing_mm[0] * full.array.shape[1] / clean.shape[1]
-    _store(folder / "noise.npy", np.stack(list(_noises(clean, pixel_mm, int(folder.name[:16], 16)))))
-    _store(folder / "clean.npy", clean)  # last: its presence says that the case is whole
+    store(folder / "noise.npy", np.stack(list(_noises(clean, pixel_mm, int(folder.name[:16], 16)))))
+    store(folder / "clean.npy", clean)  # last: its presence says that the case is whole
 
 
 def _noises(clean: NDArray[np.float32], pixel_mm: float, seed: int) -> Iterator[NDArray[np.float32]]:
@@ -135,7 +137,8 @@ def scanner_noise(
     )
 
 
-def _store(path: Path, array: NDArray[np.float32]) -> None:
+def store(path: Path, array: NDArray[np.float32]) -> None:
+    """Write a stack under a temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # processes of one run may prepare side by side
     with temporary.open("wb") as file:
         np.save(file, array.astype(np.float32, copy=False))

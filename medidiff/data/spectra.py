@@ -96,16 +96,20 @@ def apply_spectrum(
 
     The level of the noise is left to the caller. Filters are periodic at the borders.
     """
-    shape = (clean.shape[-2], clean.shape[-1])
-    radius, bank = _grid(*shape)
+    radius, bank = _grid(clean.shape[-2], clean.shape[-1])
     gain = np.sqrt(np.interp(radius, GRID, colour.power) / bank)
     gain[0, 0] = 1.0  # a constant is a bias, not noise
-    kernel = np.interp(radius, GRID, colour.kernel)
+    return filtered(clean, colour.kernel), _multiplied(noise, gain)
 
-    def filtered(stack: NDArray[np.float32], response: NDArray[np.float64]) -> NDArray[np.float32]:
-        return scipy.fft.irfft2(scipy.fft.rfft2(stack) * response.astype(np.float32), s=shape).astype(np.float32)
 
-    return filtered(clean, kernel), filtered(noise, gain)
+def filtered(stack: NDArray[np.float32], response: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(..., rows, columns) through a radial frequency response given at GRID, periodic at the borders."""
+    return _multiplied(stack, np.interp(_grid(stack.shape[-2], stack.shape[-1])[0], GRID, response))
+
+
+def _multiplied(stack: NDArray[np.float32], response: NDArray[np.float64]) -> NDArray[np.float32]:
+    shape = (stack.shape[-2], stack.shape[-1])
+    return scipy.fft.irfft2(scipy.fft.rfft2(stack) * response.astype(np.float32), s=shape).astype(np.float32)
 
 
 def random_unevenness(

@@ -23,9 +23,11 @@ from scipy.ndimage import gaussian_gradient_magnitude
 from medidiff.config import Settings
 from medidiff.data.prepare import Case
 from medidiff.data.spectra import (
+    GRID,
     SpectrumRanges,
     apply_spectrum,
     correlate_along_z,
+    filtered,
     random_spectrum,
     random_unevenness,
 )
@@ -59,6 +61,9 @@ class Augmentation(Settings):
     lesion_edge: tuple[float, float] = (0.5, 1.5)  # pixels over which it rises
     zoom: tuple[float, float] = (1.0, 1.0)  # of the anatomy, under the same noise: other pixel sizes
     edge_hu: float = 0.0  # HU a pixel from which an edge of a real scan counts less in the loss; 0: never
+    dose: tuple[float, float] = (0.05, 0.4)  # of a scan with its own noise, log-uniform; see medidiff.recorrupt
+    shrink: float = 2.0  # such a scan, its noise as well, is averaged to pixels up to this much larger
+    smoothed: float = 0.5  # share of such draws that go through a further smoothing kernel
     naive: bool = False  # for comparison only: insert noise of any colour into the scans as they are
     z_correlation: float = 0.8
     lone_share: float = 0.15
@@ -130,6 +135,8 @@ class RandSlabd(Randomizable, Transform):
         index, lone = int(self.R.randint(n)), n == 1 or self.R.rand() < self.settings.lone_share
         slices = [index] * self.slab if lone else slab_indices(index, n, self.slab)
         size = min(self.settings.window, *case.clean.shape[1:])
+        if case.has_own_noise:
+            return self._recorrupted(case, slices, size)
         window = body_corner(case.clean[index], size, np.random.default_rng(self.R.randint(2**31)))
         item: Item = {"clean": case.clean[slices][:, *window]}
         if self.settings.zoom[1] > 1 and case.low is None:
@@ -149,6 +156,19 @@ class RandSlabd(Randomizable, Transform):
             common = case.noise[int(self.R.randint(n))][window]
             noise = np.sqrt(1 - share**2) * noise + share * common
         return item | {"noise": noise}
+
+    def _recorrupted(self, case: Case, slices: list[int], size: int) -> Item:
+        """A larger window of a scan and of its second noise, averaged to the window's size: both stay alike."""
+        assert case.noise is not None
+        largest = min(self.settings.shrink, min(case.clean.shape[1:]) / size)
+        wide = round(size * self.R.uniform(1, max(largest, 1)))
+        middle = case.clean[slices[self.slab // 2]]
+        window = body_corner(middle, wide, np.random.default_rng(self.R.randint(2**31)))
+        stack = torch.from_numpy(np.stack([case.clean[slices][:, *window], case.noise[slices][:, *window]]))
+        small = torch.nn.functional.interpolate(stack, size=(size, size), mode="bilinear", antialias=True).numpy()
+        item: Item = {"clean": small[0], "noise": small[1], "has_own_noise": True}
+        weight = {"weight": np.ones((1, size, size), np.float32)} if self.settings.edge_hu else {}
+        return item | weight
 
     def _correlated(
         self, noise: NDArray[np.float32], index: int, lone: bool, window: tuple[slice, slice]
@@ -213,6 +233,8 @@ class RandDosed(Randomizable, Transform):
         middle = len(data["clean"]) // 2
         if "low" in data:
             return {"target": np.asarray(data["clean"])[middle : middle + 1], "slab": np.asarray(data["low"])}
+        if data.get("has_own_noise"):
+            return self._recorrupted(data)
         clean, noise = self._coloured(np.asarray(data["clean"]), np.asarray(data["noise"]))
         if self.settings.naive:
             clean = np.asarray(data["clean"])
@@ -221,6 +243,19 @@ class RandDosed(Randomizable, Transform):
         if self.settings.spectrum is not None:
             slab = np.rint(slab)  # scanners write whole HU
         item: Item = {"target": clean[middle : middle + 1], "slab": slab}
+        return item | {key: data[key] for key in ("weight",) if key in data}
+
+    def _recorrupted(self, data: Mapping[Hashable, Any]) -> Item:
+        """A scan of dose `a` and a target whose noise is uncorrelated with it; lesions are in both."""
+        scan, noise = np.asarray(data["clean"]), np.asarray(data["noise"])
+        if self.R.rand() < self.settings.smoothed:
+            low, high = (self.settings.spectrum or SpectrumRanges()).width
+            kernel = np.exp(-((GRID / self.R.uniform(low, 1.5 * high)) ** self.R.uniform(1.5, 4)))
+            scan, noise = filtered(scan, kernel), filtered(noise, kernel)
+        a, middle = float(np.exp(self.R.uniform(*np.log(self.settings.dose)))), len(scan) // 2
+        slab = np.rint(scan + np.float32(np.sqrt((1 - a) / a)) * noise)
+        target = (scan - np.float32(np.sqrt(a / (1 - a))) * noise)[middle : middle + 1]
+        item: Item = {"target": target, "slab": slab}
         return item | {key: data[key] for key in ("weight",) if key in data}
 
     def _coloured(
