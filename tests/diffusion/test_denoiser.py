@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medidiff.diffusion.denoiser import FEATURES, Condition, Denoiser, anchored, bind
+from medidiff.diffusion.denoiser import FEATURES, Condition, Denoiser, anchored, bind, squash
 from medidiff.networks.unet import UNet
 
 DIMENSIONS = [2, 3]
@@ -201,3 +201,10 @@ def test_the_loss_of_an_anchored_network_is_that_of_its_mean() -> None:
     model = denoiser(2, trained=True, anchor=2.0)
     error, _ = model.errors(x, cond, torch.full((3,), torch.inf, dtype=torch.float64), noise)
     torch.testing.assert_close(error, (model.mean(cond) - x) / over(cond.r, x))
+
+
+def test_squashing_is_asinh_of_a_third() -> None:
+    """Oracle: torch's own, over ten decades and both signs."""
+    u = torch.cat([s * torch.logspace(-5, 5, 101, dtype=torch.float64) for s in (-1, 1)])
+    torch.testing.assert_close(squash(u), torch.asinh(u / 3), rtol=1e-13, atol=0)
+    torch.testing.assert_close(squash(u.float()), torch.asinh(u / 3).float(), rtol=3e-7, atol=0)
