@@ -25,13 +25,13 @@ import torch
 from ct_real import gains
 
 from medidiff.config import load_settings
-from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_splits
+from medidiff.data.dataset import prepare_splits
 from medidiff.data.manifest import Pair, read_manifest
 from medidiff.data.trials import cases, low_dose
 from medidiff.inference.options import Options
 from medidiff.inference.restore import Restorer
 from medidiff.model import load
-from medidiff.training import BEST, TrainSettings, train
+from medidiff.training import BEST, TrainSettings, samples, train
 
 ROOT = Path(__file__).parents[1]
 STEPS = 800
@@ -97,16 +97,7 @@ def train_arm(arm: str, seed: int, data: Path) -> None:
         return
     pairs = [p for p in read_manifest(settings.manifest, data) if p.split == "train"]
     found = prepare_splits(pairs, settings.factors, settings.cache, cleaning=settings.cleaning)
-    dataset = PatchDataset(
-        found["train"],
-        phantom_cases(settings.phantoms, settings.augmentation.window, settings.seed),
-        settings.architecture.slab,
-        settings.augmentation,
-        seed=settings.seed,
-        phantom_share=settings.phantom_share,
-        with_map=settings.architecture.noise == "map",
-    )
-    steps = [record.seconds for record in train(settings, dataset, [])]
+    steps = [record.seconds for record in train(settings, samples(settings, found["train"]), [])]
     done.write_text(json.dumps({"seconds_per_step": float(np.median(steps))}))
 
 

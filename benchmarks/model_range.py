@@ -16,13 +16,14 @@ import re
 from pathlib import Path
 
 from medidiff.config import load_settings
-from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_splits
+from medidiff.data.dataset import prepare_splits
 from medidiff.data.manifest import read_manifest
 from medidiff.data.seen import SLICES, pixel_factors, seen_of
 from medidiff.io.files import write_whole
 from medidiff.model import load, save
+from medidiff.recorrupt import recorrupted_cases
 from medidiff.seen import HEADING, Seen, card_section
-from medidiff.training import TrainSettings
+from medidiff.training import TrainSettings, samples
 
 LIMITS = "## Limits"
 
@@ -30,17 +31,10 @@ LIMITS = "## Limits"
 def range_of(settings: TrainSettings, slices: int) -> Seen:
     """What `slices` draws of a recipe and the headers of its train split show."""
     pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split == "train")
-    augmentation = settings.augmentation
     cases = prepare_splits(pairs, settings.factors, settings.cache, cleaning=settings.cleaning)["train"]
-    dataset = PatchDataset(
-        cases,
-        phantom_cases(settings.phantoms, augmentation.window, settings.seed),
-        settings.architecture.slab,
-        augmentation,
-        seed=settings.seed,
-        phantom_share=settings.phantom_share,
-    )
-    return seen_of(dataset, pairs, pixel_factors(settings.factors, augmentation), slices)
+    noisy = recorrupted_cases(pairs, settings.cache) if settings.recorrupted_share else []
+    factors = pixel_factors(settings.factors, settings.augmentation)
+    return seen_of(samples(settings, cases, noisy), pairs, factors, slices)
 
 
 def main() -> None:

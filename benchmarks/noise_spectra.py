@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from medidiff.config import load_settings
-from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_splits
+from medidiff.data.dataset import prepare_splits
 from medidiff.data.manifest import Pair, read_manifest
 from medidiff.data.transforms import MARGIN
 from medidiff.io.dicom import open_series, scan
@@ -47,7 +47,7 @@ from medidiff.noise.spectrum import (
     region_powers,
     robust_spectrum,
 )
-from medidiff.training import TrainSettings
+from medidiff.training import TrainSettings, samples
 
 FLOOR_DB = -25.0  # of white noise; whole HU alone put -20 to -30 dB below the noise of a smooth kernel
 LOW, BAND = 0.1, (0.12, 0.5)  # cycles a pixel: "low" frequencies; where correlation and direction are measured
@@ -240,15 +240,14 @@ def real_series(pairs: Sequence[Pair]) -> Iterator[Real]:
 
 
 def draws(settings: TrainSettings, pairs: Sequence[Pair], n: int) -> list[Noise]:
-    """The noise of `n` training samples, a whole window each instead of patches."""
+    """The noise of `n` training samples, a whole window each instead of patches; scans with their own noise are not
+    among them, as theirs is known together with the target's only."""
     window = settings.augmentation.window
     whole = settings.augmentation.model_copy(update={"patch": window - 2 * MARGIN, "patches": 1})
-    cases = prepare_splits(pairs, settings.factors, settings.cache)["train"]
+    cases = prepare_splits(pairs, settings.factors, settings.cache, cleaning=settings.cleaning)["train"]
     large = [case for case in cases if min(case.clean.shape[1:]) >= window]
-    phantoms = phantom_cases(8 if settings.phantoms else 0, window, settings.seed)
-    dataset = PatchDataset(
-        large, phantoms, settings.architecture.slab, whole, seed=settings.seed, phantom_share=settings.phantom_share
-    )
+    few = {"augmentation": whole, "phantoms": min(settings.phantoms, 8)}
+    dataset = samples(settings.model_copy(update=few), large)
     found = []
     for index in range(n):
         item = dataset[index]

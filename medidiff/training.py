@@ -10,12 +10,13 @@ machine, thread count and process count). The saved model is the EMA (decay ramp
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
 import signal
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from medidiff import __version__
 from medidiff.config import Settings
-from medidiff.data.dataset import Batch, Numbers, PatchDataset, collate
-from medidiff.data.prepare import Cleaning
+from medidiff.data.dataset import Batch, Numbers, PatchDataset, collate, phantom_cases
+from medidiff.data.prepare import Case, Cleaning
 from medidiff.data.transforms import Augmentation
 from medidiff.data.validation import Probe, validate
 from medidiff.diffusion.denoiser import Condition, Denoiser
@@ -89,6 +90,15 @@ class TrainSettings(Settings):
     @property
     def last_step(self) -> int:
         return min(self.steps, self.stop or self.steps)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> TrainSettings:
+        if self.phantom_share + self.recorrupted_share > 1:
+            raise ValueError(
+                f"phantom_share {self.phantom_share} and recorrupted_share {self.recorrupted_share} are more than 1 "
+                "together: lower one of them"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -171,6 +181,21 @@ def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]
             raise
     if log:
         log.close()
+
+
+def samples(settings: TrainSettings, cases: Sequence[Case], recorrupted: Sequence[Case] = ()) -> PatchDataset:
+    """The training samples of a recipe: prepared `train` cases, scans with their own noise, phantoms (drawn here)."""
+    return PatchDataset(
+        cases,
+        phantom_cases(settings.phantoms, settings.augmentation.window, settings.seed),
+        settings.architecture.slab,
+        settings.augmentation,
+        seed=settings.seed,
+        phantom_share=settings.phantom_share,
+        with_map=settings.architecture.noise == "map",
+        recorrupted=recorrupted,
+        recorrupted_share=settings.recorrupted_share,
+    )
 
 
 def smoke(settings: TrainSettings) -> TrainSettings:
@@ -265,12 +290,12 @@ def _step(
     weight = batch.get("weight", torch.ones_like(error))
     losses, is_mean = (weight * error.square()).flatten(1).mean(1), torch.isinf(sigma)
     loss = losses.mean()
-    is_exact = is_mean & ~batch.get("mean_only", torch.zeros_like(is_mean))
-    if log_spread is not None and settings.spread_weight and bool(is_exact.any()):
-        loss = loss + settings.spread_weight * spread_loss(error[is_exact], log_spread[is_exact])
+    has_truth = is_mean & ~batch.get("mean_only", torch.zeros_like(is_mean))  # and no second noise in its place
+    if log_spread is not None and settings.spread_weight and bool(has_truth.any()):
+        loss = loss + settings.spread_weight * spread_loss(error[has_truth], log_spread[has_truth])
     if settings.bias_weight:
         error_hu = error * column(cond.r * scaling.factor, error)
-        loss = loss + settings.bias_weight * tissue_bias(error_hu[is_exact], batch["target"][is_exact]) / len(error)
+        loss = loss + settings.bias_weight * tissue_bias(error_hu[has_truth], batch["target"][has_truth]) / len(error)
     optimiser.zero_grad()
     fabric.backward(loss)
     fabric.clip_gradients(model, optimiser, max_norm=1.0)
@@ -390,7 +415,7 @@ def load_checkpoint(state: State, settings: TrainSettings, path: Path) -> None:
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ModelError(f"{path}: not a readable checkpoint ({reason}); delete it to start anew") from None
-    if recipe != _recipe(settings):
+    if _completed(recipe) != _recipe(settings):
         raise ModelError(f"{path}: belongs to a run with other settings; choose another output folder or delete it")
     state.denoiser.load_state_dict(content["denoiser"])
     state.ema.load_state_dict(content["ema"])
@@ -398,6 +423,14 @@ def load_checkpoint(state: State, settings: TrainSettings, path: Path) -> None:
     state.step, state.best = content["step"], content["best"]
     if settings.precision == "auto":  # measured once: another answer would be another loss curve
         state.precision = content.get("precision", "auto")
+
+
+def _completed(recipe: Any) -> Any:
+    """The recipe of a checkpoint with the defaults of younger settings, which stand for what was done before."""
+    try:
+        return _recipe(TrainSettings.model_validate({"manifest": "", **json.loads(recipe)}))
+    except (TypeError, ValueError):  # no recipe, or one with settings that are no more
+        return recipe
 
 
 def _recipe(settings: TrainSettings) -> str:

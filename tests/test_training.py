@@ -5,6 +5,7 @@ Run as a program (`test_training.py OUTPUT SLABS_PER_STEP DIE_AFTER`) it trains 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -197,7 +198,27 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     run(recipe(tmp_path, steps=2, checkpoint_minutes=0))
     with pytest.raises(ModelError, match="belongs to a run with other settings"):
         run(recipe(tmp_path, steps=2, learning_rate=1e-3))
-    assert run(recipe(tmp_path, steps=2, cache=Path("elsewhere"), validate_every=7)) == []
+    assert run(recipe(tmp_path, steps=2, cache=Path("elsewhere"), validate_every=7, keep="last")) == []
+
+
+@pytest.mark.parametrize("younger", ["recorrupted_share", "bias_weight"])
+def test_a_run_goes_on_with_settings_that_came_after_it(younger: str, tmp_path: Path) -> None:
+    """What a checkpoint of an earlier version does not name is at its default; anything else is another recipe."""
+    run(recipe(tmp_path, steps=3, stop=1, checkpoint_minutes=0))
+    path = tmp_path / training.CHECKPOINT
+    content = torch.load(path, weights_only=True)
+    old = json.loads(content["recipe"])
+    del old[younger], old["architecture"]["anchor"], old["augmentation"]["zoom"]
+    torch.save(content | {"recipe": json.dumps(old)}, path)
+    with pytest.raises(ModelError, match="belongs to a run with other settings"):
+        run(recipe(tmp_path, steps=3, **{younger: 0.5}))
+    assert [record.step for record in run(recipe(tmp_path, steps=3))] == [2, 3]
+
+
+def test_shares_of_phantoms_and_of_noisy_scans_leave_nothing_negative(tmp_path: Path) -> None:
+    """Together they are at most 1: the rest is for cleaned scans."""
+    with pytest.raises(ValueError, match="phantom_share"):
+        recipe(tmp_path, phantom_share=0.6, recorrupted_share=0.5)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut", None])
@@ -234,6 +255,16 @@ def test_without_anything_to_judge_by_the_last_model_is_kept(tmp_path: Path) -> 
     """A manifest with no `tune` scans still gives a model."""
     run(recipe(tmp_path, steps=2))
     assert load(tmp_path / training.BEST).card.training["step"] == 2
+
+
+def test_the_last_model_is_kept_where_the_recipe_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`keep: last` saves at every validation, `keep: best` only where the figure fell."""
+    questions = probes(phantom_cases(1, 64, 1), 3)[:1]
+    for keep, expected in (("best", 1), ("last", 3)):
+        answers = iter([({"all": figure}, [questions[0].target] * 3) for figure in (0.5, 0.7, 0.6)])
+        monkeypatch.setattr(training, "validate", lambda *_, found=answers: next(found))
+        run(recipe(tmp_path / keep, steps=3, validate_every=1, keep=keep), questions)
+        assert load(tmp_path / keep / training.BEST).card.training["step"] == expected
 
 
 def test_draws_follow_the_shares(tmp_path: Path) -> None:

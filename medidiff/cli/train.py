@@ -52,10 +52,11 @@ def train(
 
 
 def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[PatchDataset, list[Probe]]:
-    from medidiff.data.dataset import PatchDataset, phantom_cases, prepare_splits
+    from medidiff.data.dataset import prepare_splits
     from medidiff.data.manifest import one_of_each, read_manifest
     from medidiff.data.validation import probes
     from medidiff.recorrupt import recorrupted_cases
+    from medidiff.training import samples
 
     pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split in ("train", "tune"))
     if smoke:
@@ -67,21 +68,8 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
             bar.update(task, completed=done, total=total)
 
         cases = prepare_splits(pairs, settings.factors, settings.cache, report, cleaning=settings.cleaning)
-        again = recorrupted_cases(pairs, settings.cache, report) if settings.recorrupted_share else []
-    slab = settings.architecture.slab
-    phantoms = phantom_cases(settings.phantoms, settings.augmentation.window, settings.seed)
-    dataset = PatchDataset(
-        cases.get("train", []),
-        phantoms,
-        slab,
-        settings.augmentation,
-        seed=settings.seed,
-        phantom_share=settings.phantom_share,
-        recorrupted=again,
-        recorrupted_share=settings.recorrupted_share,
-        with_map=settings.architecture.noise == "map",
-    )
-    return dataset, probes(cases.get("tune", []), slab)
+        noisy = recorrupted_cases(pairs, settings.cache, report) if settings.recorrupted_share else []
+    return samples(settings, cases.get("train", []), noisy), probes(cases.get("tune", []), settings.architecture.slab)
 
 
 def _run(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe], console: Console) -> None:

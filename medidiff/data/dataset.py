@@ -112,7 +112,7 @@ class PatchDataset(Dataset[Batch]):
         recorrupted: Sequence[Case] = (),
         recorrupted_share: float = 0.0,
     ) -> None:
-        _require_large(cases, settings.patch + 2 * MARGIN)
+        _require_large([*cases, *recorrupted], settings.patch + 2 * MARGIN)
         self.cases = [*cases, *phantoms, *recorrupted]
         share, again = phantom_share if phantoms else 0.0, recorrupted_share if recorrupted else 0.0
         self.weights = np.concatenate(
