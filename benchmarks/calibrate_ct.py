@@ -69,11 +69,10 @@ def trials(model: Model, options: argparse.Namespace, split: str) -> list[Trial]
     found = []
     for number, pair in enumerate(pairs[: options.patients]):
         for clean, pixel_mm in cases(pair, model.slab, options.slices):
-            lone = bool(np.array_equal(clean[0], clean[-1]))
             for kernel in KERNELS:
                 for dose in options.doses:
                     generator = np.random.default_rng([number, int(1000 * dose)])
-                    slab, truth = low_dose(clean, pixel_mm, dose, kernel, generator, lone)
+                    slab, truth = low_dose(clean, pixel_mm, dose, kernel, generator)
                     found.append(Trial(kernel, dose, pair.patient, *sampled(model, options, slab, truth, generator)))
     return found
 

@@ -96,8 +96,7 @@ def judge(model: Model, clean: Image, pixel_mm: float, colour: str, dose: float,
 
 def scan(clean: Image, pixel_mm: float, dose: float, colour: str, seed: list[int]) -> tuple[Image, Image]:
     """(slab, truth) of the middle of a slice, as `low_dose` draws them."""
-    lone = bool(np.array_equal(clean[0], clean[-1]))
-    slab, truth = low_dose(clean, pixel_mm, dose, colour, np.random.default_rng(seed), lone)
+    slab, truth = low_dose(clean, pixel_mm, dose, colour, np.random.default_rng(seed))
     inner = tuple(slice((n - SIZE) // 2, (n + SIZE) // 2) for n in truth.shape)
     return slab[:, *inner], truth[inner]
 

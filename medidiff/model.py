@@ -154,6 +154,11 @@ class Model:
             return None
         return pad_to_multiple(torch.from_numpy(noise_map(image, level)).to(self.device)[None, None], self.stride)
 
+    @torch.inference_mode()
+    def mean(self, slab: NDArray[np.float32]) -> NDArray[np.float32]:
+        """E[x | y] of one slice (rows, columns), from its slab (K, rows, columns), both in the scaling's unit."""
+        return self.image(self.denoiser.mean(self.condition(slab)), (slab.shape[1], slab.shape[2]))
+
     def image(self, x0_hat: Tensor, matrix: tuple[int, int]) -> NDArray[np.float32]:
         """(rows, columns) in the scaling's unit, from a network answer (1, 1, padded rows, padded columns)."""
         return crop(self.scaling.inverse(x0_hat)[0, 0], matrix).float().cpu().numpy()

@@ -42,7 +42,7 @@ from medidiff.diffusion.regression import Regression
 from medidiff.diffusion.views import column
 from medidiff.errors import ModelError
 from medidiff.metrics.tissue import TISSUES_HU
-from medidiff.model import Architecture, Card, build, load, save
+from medidiff.model import Architecture, Card, Model, build, load, save
 from medidiff.scaling import LinearScaling
 
 SIGMA_BINS = (0.05, 0.15, 0.5, 1.5)  # edges of sigma / r for the logged losses; "mean" is its own bin
@@ -461,7 +461,9 @@ def _validate(
         return None
     figures: dict[str, float] | None = None
     if questions:
-        figures, pictures = validate(state.ema, questions, scaling, settings.architecture.stride)
+        figures, pictures = validate(
+            Model(state.ema, scaling, settings.architecture, Card(name=settings.name)).mean, questions
+        )
         if log:
             log.add_image("validation/low_answer_truth", window(np.concatenate(pictures, axis=1)), state.step)
     if figures is None or settings.keep == "last" or figures["all"] < state.best:  # else the last is the best known

@@ -296,11 +296,10 @@ def _answer(model: Learned, slab: Image) -> Image:
 def _simulated(number: int, pair: Pair, slab: int, settings: TuneSettings) -> Iterator[tuple[str, Image, Image]]:
     """(group, slab, truth) of pseudo-clean slices at each kernel and dose."""
     for k, (clean, pixel_mm) in enumerate(cases(pair, slab, settings.slices)):
-        lone = slab > 1 and bool(np.array_equal(clean[0], clean[-1]))
         for kernel in settings.kernels:
             for dose in settings.doses:
                 generator = np.random.default_rng([settings.seed, number, k, int(1000 * dose)])
-                low, truth = low_dose(clean, pixel_mm, dose, kernel, generator, lone)
+                low, truth = low_dose(clean, pixel_mm, dose, kernel, generator)
                 yield f"{kernel} {dose:g}", low, truth
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medidiff.data.manifest import Pair
-from medidiff.data.trials import both_doses, cases, spread
+from medidiff.data.trials import both_doses, cases, is_lone, spread
 from medidiff.io.dicom import open_series, scan
 from medidiff.patches import slab_indices
 from medidiff.simulate import Acquisition, LowDoseSource, low_dose
@@ -129,9 +129,8 @@ def _indices(pair: Pair, slices: int) -> list[int]:
 
 def _both(clean: Image, pixel_mm: float, kernel: str, dose: float, key: str) -> Image:
     """(SLAB or 1, and 2 more, rows, columns): the slab, its full dose and its truth."""
-    lone = bool(np.array_equal(clean[0], clean[-1]))
     generator = np.random.default_rng(zlib.crc32(key.encode()))
-    slab, full, truth = both_doses(clean[:1] if lone else clean, pixel_mm, dose, kernel, generator, lone)
+    slab, full, truth = both_doses(clean[:1] if is_lone(clean) else clean, pixel_mm, dose, kernel, generator)
     return np.concatenate([slab, full[None], truth[None]])
 
 

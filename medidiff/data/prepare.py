@@ -122,9 +122,18 @@ def _noises(clean: NDArray[np.float32], pixel_mm: float, seed: int) -> Iterator[
 
 
 def scanner_noise(
-    image: NDArray[np.float32], pixel_mm: float, dose: float, kernel: Kernel, generator: np.random.Generator
+    image: NDArray[np.float32],
+    pixel_mm: float,
+    dose: float,
+    kernel: Kernel,
+    generator: np.random.Generator,
+    *,
+    full_dose: bool = True,
 ) -> NDArray[np.float32]:
-    """The noise (rows, columns) of a scan of a clean slice in HU at a dose fraction, by the scanner trained on."""
+    """The noise (rows, columns) of a scan of a clean slice in HU at a dose fraction, by the scanner trained on.
+
+    Without `full_dose` only what a scan at full dose lacks of it.
+    """
     return noise_image(
         image,
         pixel_mm,
@@ -133,7 +142,7 @@ def scanner_noise(
         electronic_variance=ELECTRONIC_VARIANCE,
         kernel=kernel,
         generator=generator,
-        full_dose=True,
+        full_dose=full_dose,
     )
 
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from medidiff.data.clean import average_along_z, pseudo_clean
 from medidiff.data.manifest import Pair, load
-from medidiff.data.prepare import AIR_HU, ELECTRONIC_VARIANCE, I0_FULL, scanner_noise
+from medidiff.data.prepare import AIR_HU, scanner_noise
 from medidiff.data.transforms import apply_kernel, body_deviation
 from medidiff.data.validation import KERNELS
 from medidiff.patches import slab_indices
-from medidiff.physics.ct import noise_image
 
 FULL_NOISE_HU = {"smoothest": 8.0, "smooth": 10.0, "sharp": 35.0}  # as measured in real series of such kernels
 
@@ -44,46 +43,50 @@ def cases(pair: Pair, slab: int, n_slices: int) -> list[tuple[NDArray[np.float32
 
 
 def low_dose(
-    clean: NDArray[np.float32], pixel_mm: float, dose: float, colour: str, generator: np.random.Generator, lone: bool
+    clean: NDArray[np.float32], pixel_mm: float, dose: float, colour: str, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(slab, truth) of a clean slab through a kernel at a dose fraction; slices of a `lone` one share the noise."""
-    kernel, full_noise = KERNELS[colour], FULL_NOISE_HU[colour]
-    noises = [scanner_noise(image, pixel_mm, dose, kernel, generator) for image in (clean[:1] if lone else clean)]
-    noise = np.stack(noises * (len(clean) if lone else 1))
-    clean = apply_kernel(clean, kernel)
-    level = full_noise / np.sqrt(dose)
-    return clean + noise * (level / body_deviation(noise, clean)), clean[len(clean) // 2]
+    """(slab, truth) of a clean slab (K, rows, columns) in HU through a kernel at a dose fraction."""
+    through = apply_kernel(clean, KERNELS[colour])
+    level = FULL_NOISE_HU[colour] / float(np.sqrt(dose))
+    noise = _noise(clean, pixel_mm, dose, colour, generator)
+    return through + _at(noise, level, through), through[len(clean) // 2]
 
 
 def both_doses(
-    clean: NDArray[np.float32], pixel_mm: float, dose: float, colour: str, generator: np.random.Generator, lone: bool
+    clean: NDArray[np.float32], pixel_mm: float, dose: float, colour: str, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """(low-dose slab, full-dose slice, truth): `low_dose` in two steps, so that the full dose shares its noise.
 
     full = truth + n_full,    low = full + n_inserted,    var n_full + var n_inserted = var n_full / dose
     """
-    kernel, level = KERNELS[colour], FULL_NOISE_HU[colour]
-    through = apply_kernel(clean, kernel)
-
-    def noise(fraction: float, whole: bool, deviation: float) -> NDArray[np.float32]:
-        """All the noise of a scan, or what a full-dose scan lacks of it, of a given deviation inside the patient."""
-        images = [
-            noise_image(
-                image,
-                pixel_mm,
-                dose_fraction=fraction,
-                i0=I0_FULL,
-                electronic_variance=ELECTRONIC_VARIANCE,
-                kernel=kernel,
-                generator=generator,
-                full_dose=whole,
-            )
-            for image in (clean[:1] if lone else clean)
-        ]
-        stack = np.stack(images * (len(clean) if lone else 1))
-        return stack * np.float32(deviation / body_deviation(stack, through))
-
-    full = through + noise(1.0, True, level)
-    low = full + noise(dose, False, level * np.sqrt(1 / dose - 1))
+    through, level = apply_kernel(clean, KERNELS[colour]), FULL_NOISE_HU[colour]
+    full = through + _at(_noise(clean, pixel_mm, 1.0, colour, generator), level, through)
+    inserted = _noise(clean, pixel_mm, dose, colour, generator, full_dose=False)
+    low = full + _at(inserted, level * float(np.sqrt(1 / dose - 1)), through)
     middle = len(clean) // 2
     return low, full[middle], through[middle]
+
+
+def is_lone(clean: NDArray[np.float32]) -> bool:
+    """Whether a slab is one isolated slice that is its own neighbour: it has one noise, as on a scanner."""
+    return bool(np.array_equal(clean[0], clean[-1]))
+
+
+def _noise(
+    clean: NDArray[np.float32],
+    pixel_mm: float,
+    dose: float,
+    colour: str,
+    generator: np.random.Generator,
+    *,
+    full_dose: bool = True,
+) -> NDArray[np.float32]:
+    """(K, rows, columns) all the noise of a scan, or what a full-dose scan lacks of it."""
+    n = 1 if is_lone(clean) else len(clean)
+    made = [scanner_noise(c, pixel_mm, dose, KERNELS[colour], generator, full_dose=full_dose) for c in clean[:n]]
+    return np.stack(made * (len(clean) // n))
+
+
+def _at(noise: NDArray[np.float32], level: float, clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The noise with a standard deviation of `level` HU inside the patient."""
+    return noise * np.float32(level / float(body_deviation(noise, clean)))

@@ -7,22 +7,21 @@ truth has noise itself, so there the floor is above 0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from medidiff.data.prepare import Case
 from medidiff.data.spectra import GRID, Colour, apply_spectrum
 from medidiff.data.transforms import body_deviation
-from medidiff.diffusion.denoiser import Condition, Denoiser
-from medidiff.diffusion.regression import Regression
-from medidiff.noise.level import noise_estimate, noise_level, noise_map
-from medidiff.patches import crop, pad_to_multiple, slab_indices
+from medidiff.noise.level import noise_level
+from medidiff.patches import slab_indices
 from medidiff.physics.ct import Kernel
-from medidiff.scaling import LinearScaling
+
+Answer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""A slab (K, rows, columns) in HU -> its middle slice restored, (rows, columns) in HU."""
 
 MEASURED = "measured"
 # Mean noise frequency 0.14, 0.21, 0.36 cycles a pixel; measured in real series: smooth 0.19 to 0.28, sharp 0.34 to 0.44
@@ -64,37 +63,14 @@ def probes(cases: Sequence[Case], slab: int) -> list[Probe]:
     return made
 
 
-def condition(
-    probe_slab: NDArray[np.float32], scaling: LinearScaling, stride: int, with_map: bool = False
-) -> Condition:
-    """The condition of one slab, (K, rows, columns) in HU, padded to the network's stride."""
-    middle = probe_slab[len(probe_slab) // 2]
-    estimate = noise_estimate(middle)
-    level_map = torch.from_numpy(noise_map(middle, estimate.level))[None, None] if with_map else None
-    return Condition(
-        slab=pad_to_multiple(scaling.forward(torch.from_numpy(probe_slab)[None]), stride),
-        r=torch.tensor([estimate.level / scaling.factor], dtype=torch.float32),
-        colour=torch.tensor([estimate.colour], dtype=torch.float32),
-        null=torch.zeros(1, dtype=torch.bool),
-        noise_map=None if level_map is None else pad_to_multiple(level_map, stride),
-    )
-
-
-@torch.inference_mode()
-def validate(
-    denoiser: Denoiser | Regression, questions: Sequence[Probe], scaling: LinearScaling, stride: int
-) -> tuple[dict[str, float], list[NDArray[np.float32]]]:
+def validate(answer: Answer, questions: Sequence[Probe]) -> tuple[dict[str, float], list[NDArray[np.float32]]]:
     """RMSE ratio per colour and over all of at least one question, and the first one as (low, answer, truth)."""
-    device = next(denoiser.parameters()).device
     ratios: dict[str, list[float]] = {colour: [] for colour in (*KERNELS, MEASURED)}
     pictures: list[NDArray[np.float32]] = []
     for probe in questions:
-        cond = condition(probe.slab, scaling, stride, getattr(denoiser, "takes_map", False)).to(device)
-        inside = crop(denoiser.mean(cond), (probe.target.shape[0], probe.target.shape[1]))
-        answer = scaling.inverse(inside)[0, 0].float().cpu().numpy()
-        low = probe.slab[len(probe.slab) // 2]
-        ratios[probe.colour].append(_rmse(answer, probe.target) / _rmse(low, probe.target))
-        pictures = pictures or [low, answer, probe.target]
+        low, restored = probe.slab[len(probe.slab) // 2], answer(probe.slab)
+        ratios[probe.colour].append(_rmse(restored, probe.target) / _rmse(low, probe.target))
+        pictures = pictures or [low, restored, probe.target]
     figures = {colour: float(np.mean(values)) for colour, values in ratios.items() if values}
     return figures | {"all": float(np.mean(list(figures.values())))}, pictures
 

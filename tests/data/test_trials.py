@@ -25,7 +25,7 @@ def test_slices_are_spread_over_the_scan(n: int, wanted: int, expected: list[int
 def test_noise_follows_the_dose_and_the_truth_has_none(kernel: str, dose: float) -> None:
     """Standard deviation in the body: that of the kernel at full dose over the root of the dose."""
     clean = dead_leaves(128, 1, np.random.default_rng(0), n_leaves=30).astype(np.float32)
-    low, truth = low_dose(clean, 3.0, dose, kernel, np.random.default_rng(1), lone=False)
+    low, truth = low_dose(clean, 3.0, dose, kernel, np.random.default_rng(1))
     np.testing.assert_allclose(truth, apply_kernel(clean, KERNELS[kernel])[0], atol=1e-4)
     noise = (low[0] - truth)[None]
     assert body_deviation(noise, truth[None]) == pytest.approx(FULL_NOISE_HU[kernel] / np.sqrt(dose), rel=1e-4)
@@ -34,7 +34,7 @@ def test_noise_follows_the_dose_and_the_truth_has_none(kernel: str, dose: float)
 def test_lone_slices_share_their_noise() -> None:
     """A slab made of one slice repeated has one noise, as it would have on a scanner."""
     clean = np.repeat(dead_leaves(96, 1, np.random.default_rng(0), n_leaves=30).astype(np.float32), 3, axis=0)
-    low, _ = low_dose(clean, 4.0, 0.25, "smooth", np.random.default_rng(1), lone=True)
+    low, _ = low_dose(clean, 4.0, 0.25, "smooth", np.random.default_rng(1))
     np.testing.assert_array_equal(low[0], low[2])
 
 
@@ -42,7 +42,7 @@ def test_lone_slices_share_their_noise() -> None:
 def test_full_dose_shares_its_noise_with_the_low_dose(dose: float) -> None:
     """The truth gains 10 log10(1/a - 1) dB against the full dose, and its best blend with the scan 10 log10(1/a)."""
     clean = dead_leaves(128, 1, np.random.default_rng(0), n_leaves=30).astype(np.float32)
-    low, full, truth = both_doses(clean, 3.0, dose, "smooth", np.random.default_rng(1), lone=False)
+    low, full, truth = both_doses(clean, 3.0, dose, "smooth", np.random.default_rng(1))
     body = truth > -500
     noise, shared = (low[0] - truth)[body], (full - truth)[body]
     assert noise.std() == pytest.approx(FULL_NOISE_HU["smooth"] / np.sqrt(dose), rel=0.05)

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from medidiff.data.dataset import phantom_cases
 from medidiff.data.prepare import Case
-from medidiff.data.validation import KERNELS, LEVELS_HU, MEASURED, probes, validate
-from medidiff.diffusion.denoiser import Condition, Denoiser
-from medidiff.model import Architecture, build
+from medidiff.data.validation import KERNELS, LEVELS_HU, MEASURED, Answer, probes, validate
+from medidiff.model import Architecture, Card, Model, build
 from medidiff.scaling import LinearScaling
 
 TINY = Architecture(widths=(4, 8), blocks=(1, 1), embedding=8)
 
 
-class Fixed(Denoiser):
+def untrained() -> Answer:
+    return Model(build(TINY), LinearScaling(), TINY, Card(name="untrained")).mean
+
+
+def fixed(answers: list[np.ndarray]) -> Answer:
     """Answers with given images, one after the other."""
-
-    def __init__(self, answers: list[np.ndarray]) -> None:
-        super().__init__(nn.Linear(1, 1))
-        self.answers = iter(answers)
-
-    def mean(self, cond: Condition) -> Tensor:
-        image = torch.from_numpy(next(self.answers))[None, None] / 1024
-        padded = torch.full((1, 1, *cond.slab.shape[2:]), torch.nan)  # whatever lies in the padding must not count
-        padded[..., : image.shape[2], : image.shape[3]] = image
-        return padded
+    images = iter(answers)
+    return lambda _: next(images)
 
 
 def test_every_case_is_asked_at_every_colour_and_level() -> None:
@@ -43,23 +36,23 @@ def test_every_case_is_asked_at_every_colour_and_level() -> None:
 def test_an_untrained_network_scores_one_and_the_truth_zero() -> None:
     """RMSE relative to the low-dose image's, per colour and over all."""
     questions = probes(phantom_cases(1, 64, 0), 3)
-    figures, pictures = validate(build(TINY), questions, LinearScaling(), 4)
+    figures, pictures = validate(untrained(), questions)
     assert figures == pytest.approx(dict.fromkeys([*KERNELS, "all"], 1.0), abs=1e-4)
     np.testing.assert_allclose(pictures[1], pictures[0], atol=1e-3)
-    perfect, _ = validate(Fixed([q.target for q in questions]), questions, LinearScaling(), 4)
+    perfect, _ = validate(fixed([q.target for q in questions]), questions)
     assert perfect["all"] == pytest.approx(0, abs=1e-5)
     half = [(q.slab[1] + q.target) / 2 for q in questions]
-    assert validate(Fixed(half), questions, LinearScaling(), 4)[0]["all"] == pytest.approx(0.5, abs=1e-4)
+    assert validate(fixed(half), questions)[0]["all"] == pytest.approx(0.5, abs=1e-4)
 
 
 def test_measured_pairs_are_judged_against_their_full_dose() -> None:
-    """Any size: it is padded to the stride and cropped back."""
+    """Any size: a model pads it to its stride and crops the answer back."""
     full = np.random.default_rng(0).normal(40, 10, (5, 61, 50)).astype(np.float32)
     low = full + np.random.default_rng(1).normal(0, 20, full.shape).astype(np.float32)
     questions = probes([Case("pair", full, None, low)], 3)
     assert [question.colour for question in questions] == [MEASURED]
     np.testing.assert_array_equal(questions[0].slab, low[1:4])
     np.testing.assert_array_equal(questions[0].target, full[2])
-    figures, _ = validate(build(TINY), questions, LinearScaling(), 16)
+    figures, _ = validate(untrained(), questions)
     assert figures == pytest.approx({MEASURED: 1.0, "all": 1.0}, abs=1e-4)
-    assert validate(Fixed([full[2]]), questions, LinearScaling(), 16)[0]["all"] == pytest.approx(0, abs=1e-5)
+    assert validate(fixed([full[2]]), questions)[0]["all"] == pytest.approx(0, abs=1e-5)
