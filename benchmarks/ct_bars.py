@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bars import task, worst
+from bars import task
+from bars import worst as worst_patches
 from bars.judge import SSIM_PRESETS, Notebook, Row, gain_db, rmse
 from bars.methods import CLASSICAL, INPUT, Answers, Filter, Network, Scan
 from bars.trials import MEASURED, Store, Trial, measured_trials, pseudo_clean_trials
@@ -380,8 +381,8 @@ def main() -> None:
         doses = options.doses if options.full else QUICK_DOSES
         resolution(options.kernels, doses, model, store, notebook, report)
     if "worst" in options.parts:
-        found = worst.find(list(trials()), model, notebook)
-        report.figures["worst_patches"] = worst.figure(found, model, options.figure)
+        found = worst_patches.find(list(trials()), model, notebook)
+        report.figures["worst_patches"] = worst_patches.figure(found, model, options.figure)
         print(f"\nWorst patches: {options.figure}")
         for place in report.figures["worst_patches"]:
             print(" ", ", ".join(f"{name} {value}" for name, value in place.items()))

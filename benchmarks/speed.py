@@ -37,7 +37,7 @@ from pydicom.uid import generate_uid
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medidiff.inference.engine import prepare, slices_at_once
+from medidiff.inference.engine import network_inputs, prepare, slices_at_once
 from medidiff.inference.methods import Learned, load_method
 from medidiff.inference.options import Options
 from medidiff.model import Model, load
@@ -181,13 +181,8 @@ def operations(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
 
 
 def inputs_of(model: Model) -> tuple[Tensor, ...]:
-    """What the denoiser gives its network for a slice."""
-    seen: list[tuple[Tensor, ...]] = []
-    handle = model.denoiser.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    with torch.inference_mode():
-        model.denoiser.mean(model.condition(slab(model.slab)))
-    handle.remove()
-    return tuple(x.clone() for x in seen[0])
+    """What the denoiser gives its network for a slice of the sample study, as ordinary tensors."""
+    return tuple(x.clone() for x in network_inputs(model, slab(model.slab)))
 
 
 def ours(name: str) -> dict[str, Any]:

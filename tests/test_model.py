@@ -188,3 +188,24 @@ def test_a_slice_goes_through_a_model_and_keeps_its_size(saved: Path, matrix: tu
     np.testing.assert_allclose(answer, slab[1], atol=1e-3)
     assert trained.shape == matrix
     assert np.abs(trained - slab[1]).max() > 0.1
+
+
+def test_anchor_and_spread_come_back_with_the_weights(tmp_path: Path) -> None:
+    """They are no weights, and decide what the weights mean: another anchor is another answer."""
+    torch.manual_seed(0)
+    architecture = Architecture(widths=(4, 8), blocks=(1, 1), embedding=8, spread=True, anchor=2.5)
+    denoiser = build(architecture)
+    for parameter in denoiser.parameters():
+        parameter.data = (parameter + 0.1 * torch.randn_like(parameter)).half().float()
+    save(tmp_path / "m.safetensors", denoiser, architecture, LinearScaling(), Card(name="anchored"))
+    model = load(tmp_path / "m.safetensors")
+    assert isinstance(model.denoiser, Denoiser)
+    assert (model.denoiser.anchor, model.denoiser.gives_spread, model.has_spread) == (2.5, True, True)
+    slab = np.random.default_rng(0).normal(40, 20, (3, 41, 50)).astype(np.float32)
+    cond = model.condition(slab)
+    assert isinstance(denoiser, Denoiser)
+    torch.testing.assert_close(model.denoiser.mean_and_spread(cond), denoiser.mean_and_spread(cond))
+    np.testing.assert_allclose(model.mean(slab), model.image(denoiser.mean(cond).detach(), (41, 50)), atol=1e-3)
+    free = build(architecture.model_copy(update={"anchor": 0.0}))
+    free.load_state_dict(denoiser.state_dict())
+    assert float((free.mean(cond) - denoiser.mean(cond)).detach().abs().max()) > 1e-4

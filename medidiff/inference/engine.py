@@ -17,7 +17,9 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medidiff.errors import UsageError
@@ -84,17 +86,17 @@ def _by_openvino(network: nn.Module, device: torch.device, precision: Precision)
 
 def fastest(single: nn.Module, half: nn.Module, model: Model) -> str:
     """ "bf16" where the second network is clearly faster than the first on this machine, else "32"."""
-    inputs = _example(model)
+    side = SIDE // model.stride * model.stride
+    inputs = network_inputs(model, np.zeros((model.slab, side, side), np.float32))
     return "bf16" if _seconds(half, inputs) < GAIN * _seconds(single, inputs) else "32"
 
 
-def _example(model: Model) -> tuple[Tensor, ...]:
-    """Inputs of the model's network, as its denoiser makes them."""
+def network_inputs(model: Model, slab: NDArray[np.float32]) -> tuple[Tensor, ...]:
+    """What the denoiser gives its network for a slab (K, rows, columns) in HU."""
     seen: list[tuple[Tensor, ...]] = []
     handle = model.denoiser.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     with torch.inference_mode():
-        side = SIDE // model.stride * model.stride
-        model.denoiser.mean(model.condition(torch.zeros(model.slab, side, side).numpy()))
+        model.denoiser.mean(model.condition(slab))
     handle.remove()
     return seen[0]
 

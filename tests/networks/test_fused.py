@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -58,6 +60,28 @@ def test_the_embedded_model_keeps_its_hounsfield_units() -> None:
         ours = denoiser.mean(cond)
     assert isinstance(denoiser.network, FusedUNet)
     assert (ours - plain).abs().max() * HU < 1e-3
+
+
+@pytest.mark.parametrize("fold", ["unshuffle", "haar"])
+def test_mean_and_spread_of_an_anchored_model_are_those_of_the_plain_network(
+    fold: Literal["unshuffle", "haar"],
+) -> None:
+    """What recipes train last: two outputs through the fused network, the first one anchored to the scan."""
+    torch.manual_seed(3)
+    denoiser = build(Architecture(widths=(8, 16), blocks=(1, 1), embedding=8, fold=fold, spread=True, anchor=4.0))
+    assert isinstance(denoiser, Denoiser)
+    for parameter in denoiser.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    slab = 0.05 * torch.randn(1, 3, 64, 48)
+    cond = Condition(slab, torch.tensor([0.05]), torch.tensor([[-0.9, -1.8]]), torch.zeros(1, dtype=torch.bool))
+    with torch.inference_mode():
+        plain = denoiser.mean_and_spread(cond)
+        denoiser.network = fused(denoiser.network)
+        assert isinstance(denoiser.network, FusedUNet)
+        ours = denoiser.mean_and_spread(cond)
+        for one, other in zip(ours, plain, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(denoiser.mean(cond), ours[0])
 
 
 def test_an_answer_depends_neither_on_the_batch_nor_on_the_run() -> None:
