@@ -13,6 +13,7 @@ import subprocess
 import sys
 import warnings
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,17 @@ def test_a_run_goes_on_with_settings_that_came_after_it(younger: str, tmp_path: 
     with pytest.raises(ModelError, match="belongs to a run with other settings"):
         run(recipe(tmp_path, steps=3, **{younger: 0.5}))
     assert [record.step for record in run(recipe(tmp_path, steps=3))] == [2, 3]
+
+
+def test_the_samples_of_a_recipe_have_its_shares_and_its_map(tmp_path: Path) -> None:
+    """Cleaned scans, phantoms and scans with their own noise, in this order; the first take what is left."""
+    mapped = TINY.model_copy(update={"noise": "map"})
+    settings = recipe(tmp_path, architecture=mapped, phantoms=2, phantom_share=0.2, recorrupted_share=0.5)
+    cases = phantom_cases(1, 64, 1)
+    dataset = training.samples(settings, cases, [replace(cases[0], has_own_noise=True)])
+    assert dataset.weights.tolist() == pytest.approx([0.3, 0.1, 0.1, 0.5])
+    assert "noise_map" in dataset[0]
+    assert training.samples(settings, cases).weights.tolist() == pytest.approx([0.8, 0.1, 0.1])
 
 
 def test_shares_of_phantoms_and_of_noisy_scans_leave_nothing_negative(tmp_path: Path) -> None:
