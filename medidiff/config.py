@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from medidiff.errors import UsageError
 
@@ -20,6 +21,22 @@ class Settings(BaseModel):
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+def rising(least: float = -math.inf, *, above: float = -math.inf, below: float = math.inf) -> AfterValidator:
+    """For a field (low, high) to draw from: low <= high, both at least `least`, above `above` and below `below`."""
+    limits = {"at least": least, "above": above, "below": below}
+    wanted = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+
+    def check(values: tuple[float, float]) -> tuple[float, float]:
+        low, high = values
+        if not low <= high:
+            raise ValueError(f"expected [low, high], found [{low:g}, {high:g}]: give the smaller one first")
+        if not (low >= least and low > above and high < below):
+            raise ValueError(f"expected values {wanted}, found [{low:g}, {high:g}]")
+        return values
+
+    return AfterValidator(check)
 
 
 def load_settings(kind: type[SettingsT], path: Path, overrides: Sequence[str] = ()) -> SettingsT:
@@ -41,8 +58,18 @@ def load_settings(kind: type[SettingsT], path: Path, overrides: Sequence[str] = 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {_sentence(e)}" for e in error.errors())
         raise UsageError(f"{path}: {faults}") from None
+
+
+def _sentence(fault: Any) -> str:
+    """One fault found by pydantic, with the value where that is what is wrong."""
+    message = str(fault["msg"])
+    if fault["type"] == "value_error":
+        return message.removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return "unknown key, leave it out or correct its spelling"
+    return message if fault["type"] == "missing" else f"{message}, found {fault['input']!r}"
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -80,6 +80,26 @@ class Architecture(Settings):
             raise ValueError(f"fold: haar works on 2 x 2 blocks, fold_factor {self.fold_factor} found: use unshuffle")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_middle(self) -> Architecture:
+        if self.slab % 2 == 0:
+            raise ValueError(f"slab {self.slab} has no middle slice: use {self.slab - 1} or {self.slab + 1}")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> Architecture:
+        if not self.widths or len(self.widths) != len(self.blocks):
+            raise ValueError(
+                f"widths and blocks have one number for each level, found {len(self.widths)} and {len(self.blocks)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plain_is_fixed(self) -> Architecture:
+        if self.network in PLAIN and (self.spread or self.anchor or self.noise == "map"):
+            raise ValueError(f"{self.network} has no spread, anchor or noise map: leave them out, or use unet")
+        return self
+
 
 class Card(Settings):
     """What a model is, what it was made from, and where it stands; shown by `medidiff models NAME`."""

@@ -20,7 +20,7 @@ from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -62,27 +62,27 @@ class TrainSettings(Settings):
     summary: str = ""
     architecture: Architecture = Architecture()
     augmentation: Augmentation = Augmentation()
-    factors: tuple[float, ...] = (2.0, 1.25)
+    factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(2.0, 1.25), min_length=1)
     cleaning: Cleaning = "nlm"
-    phantoms: int = 48
-    phantom_share: float = 0.15
+    phantoms: int = Field(default=48, ge=0)
+    phantom_share: float = Field(default=0.15, ge=0, le=1)
     recorrupted_share: float = Field(default=0.0, ge=0, le=1)  # scans with their own noise; see medidiff.recorrupt
     steps: int = Field(default=6000, ge=1)
     slabs_per_step: int = Field(default=4, ge=1)
-    learning_rate: float = 6e-4
-    warmup: int = 200
-    ema: float = 0.999
+    learning_rate: float = Field(default=6e-4, gt=0)
+    warmup: int = Field(default=200, ge=0)
+    ema: float = Field(default=0.999, ge=0, lt=1)
     mean_share: float = Field(default=0.6, ge=0, le=1)
     null_share: float = Field(default=0.06, ge=0, le=1)
     log_sigma: tuple[float, float] = (-1.0, 1.1)
     spread_weight: float = Field(default=0.02, ge=0)
     bias_weight: float = Field(default=0.0, ge=0)  # see `tissue_bias`
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     workers: int = Field(default=1, ge=0)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     devices: int | Literal["auto"] = "auto"
-    checkpoint_minutes: float = 4.0
-    validate_every: int = 500
+    checkpoint_minutes: float = Field(default=4.0, ge=0)
+    validate_every: int = Field(default=500, ge=1)
     keep: Literal["best", "last"] = "best"  # last: where the questions of validation are not what matters
     initial: Path | None = None
     stop: int | None = Field(default=None, ge=1)  # leave the schedule of `steps` here: a first stage
@@ -98,6 +98,13 @@ class TrainSettings(Settings):
                 f"phantom_share {self.phantom_share} and recorrupted_share {self.recorrupted_share} are more than 1 "
                 "together: lower one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _patch_folds(self) -> TrainSettings:
+        patch, stride = self.augmentation.patch, self.architecture.stride
+        if patch % stride:
+            raise ValueError(f"augmentation.patch {patch} is no multiple of {stride}, which this architecture folds by")
         return self
 
     @model_validator(mode="before")

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from medidiff import DISCLAIMER
 from medidiff.config import load_settings
+from medidiff.errors import InputError
 
 if TYPE_CHECKING:
     from medidiff.data.dataset import PatchDataset
@@ -55,7 +56,7 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
     from medidiff.data.dataset import prepare_splits
     from medidiff.data.manifest import one_of_each, read_manifest
     from medidiff.data.validation import probes
-    from medidiff.recorrupt import recorrupted_cases
+    from medidiff.recorrupt import LEAST_SLICES, recorrupted_cases
     from medidiff.training import samples
 
     pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split in ("train", "tune"))
@@ -69,6 +70,11 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
 
         cases = prepare_splits(pairs, settings.factors, settings.cache, report, cleaning=settings.cleaning)
         noisy = recorrupted_cases(pairs, settings.cache, report) if settings.recorrupted_share else []
+    if settings.recorrupted_share and not noisy and not smoke:  # a trial takes the smallest scan, often one slice
+        raise InputError(
+            f"recorrupted_share {settings.recorrupted_share:g}: none of the full-dose DICOM folders of the split "
+            f"'train' has {LEAST_SLICES} slices and even tissue to measure noise in: add such a scan, or set it to 0"
+        )
     return samples(settings, cases.get("train", []), noisy), probes(cases.get("tune", []), settings.architecture.slab)
 
 

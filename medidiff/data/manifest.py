@@ -34,6 +34,10 @@ class Pair:
 
 def read_manifest(path: Path, root: Path) -> tuple[Pair, ...]:
     """Read and check a manifest; raises InputError naming every faulty line at once."""
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: no such folder, where the paths in {path} should start: give the folder of the scans"
+        )
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
             reader = csv.DictReader(file)

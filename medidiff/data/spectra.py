@@ -21,13 +21,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.ndimage import gaussian_filter1d
 
-from medidiff.config import Settings
+from medidiff.config import Settings, rising
 
 BANK_CUTOFF = 0.75  # cycles a pixel, of prepare.SHARPEST
 HIGHEST = float(np.sqrt(0.5))  # in the corners of an image's spectrum
@@ -37,12 +39,15 @@ GRID = np.linspace(0, HIGHEST, 97)
 class SpectrumRanges(Settings):
     """What `random_spectrum` draws from; frequencies in cycles a pixel."""
 
-    width: tuple[float, float] = (0.12, 0.70)  # f_0, uniform
-    steepness: tuple[float, float] = (1.2, 6.5)  # p, log-uniform; narrow kernels are never steep
-    flatness: tuple[float, float] = (0.001, 1.0)  # c, log-uniform
-    boost: float = 5.0  # b is 0 in half of the draws, else uniform up to this
-    ripple_db: float = 0.7
-    ripple_length: float = 0.1
+    width: Annotated[tuple[float, float], rising(above=0)] = (0.12, 0.70)  # f_0, uniform
+    steepness: Annotated[tuple[float, float], rising(above=0)] = (
+        1.2,
+        6.5,
+    )  # p, log-uniform; narrow kernels are never steep
+    flatness: Annotated[tuple[float, float], rising(above=0)] = (0.001, 1.0)  # c, log-uniform
+    boost: float = Field(default=5.0, ge=0)  # b is 0 in half of the draws, else uniform up to this
+    ripple_db: float = Field(default=0.7, ge=0)
+    ripple_length: float = Field(default=0.1, gt=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,17 +10,17 @@ and full-dose and low-dose noise have one colour (both are inside the one drawn 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.fft
 import torch
 from monai.transforms import Compose, RandFlipd, Randomizable, RandRotate90d, Transform
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from scipy.ndimage import gaussian_gradient_magnitude
 
-from medidiff.config import Settings
+from medidiff.config import Settings, rising
 from medidiff.data.prepare import Case
 from medidiff.data.spectra import (
     GRID,
@@ -44,29 +44,41 @@ MARGIN = 8  # pixels at a window's border that the periodic filter may have touc
 class Augmentation(Settings):
     """Ranges that the random transforms draw from; they are the range a model has seen."""
 
-    window: int = 256
-    patch: int = 96
-    patches: int = 4
-    noise_hu: tuple[float, float] = (4.0, 120.0)
-    cutoff: tuple[float, float] = (0.45, 1.5)
-    order: tuple[float, float] = (0.5, 3.0)
-    boost: tuple[float, float] = (0.0, 1.5)
-    low_frequency: tuple[float, float] = (0.0, 0.0)  # cycles a pixel; see `add_low_frequencies`
+    window: int = Field(default=256, ge=1)
+    patch: int = Field(default=96, ge=1)
+    patches: int = Field(default=4, ge=1)
+    noise_hu: Annotated[tuple[float, float], rising(above=0)] = (4.0, 120.0)
+    cutoff: Annotated[tuple[float, float], rising(above=0)] = (0.45, 1.5)
+    order: Annotated[tuple[float, float], rising(above=0)] = (0.5, 3.0)
+    boost: Annotated[tuple[float, float], rising(0)] = (0.0, 1.5)
+    low_frequency: Annotated[tuple[float, float], rising(0)] = (0.0, 0.0)  # cycles a pixel; see `add_low_frequencies`
     spectrum: SpectrumRanges | None = None  # in place of the kernels above; see medidiff.data.spectra
-    unevenness: float = 0.15  # with `spectrum`: of the logarithm of the noise level, over a window
-    z_share: float = 0.4  # with `spectrum`: up to this share of both neighbours in 60 % of the slabs
-    lesions: float = 0.0  # mean number of faint blobs drawn into a window; see `RandLesiond`
-    lesion_hu: tuple[float, float] = (4.0, 60.0)
-    lesion_radius: tuple[float, float] = (2.0, 12.0)  # pixels
-    lesion_edge: tuple[float, float] = (0.5, 1.5)  # pixels over which it rises
-    zoom: tuple[float, float] = (1.0, 1.0)  # of the anatomy, under the same noise: other pixel sizes
-    edge_hu: float = 0.0  # HU a pixel from which an edge of a real scan counts less in the loss; 0: never
-    dose: tuple[float, float] = (0.05, 0.4)  # of a scan with its own noise, log-uniform; see medidiff.recorrupt
-    shrink: float = 2.0  # such a scan, its noise as well, is averaged to pixels up to this much larger
-    smoothed: float = 0.5  # share of such draws that go through a further smoothing kernel
+    unevenness: float = Field(default=0.15, ge=0)  # with `spectrum`: of the logarithm of the noise level, over a window
+    z_share: float = Field(
+        default=0.4, ge=0, le=1
+    )  # with `spectrum`: up to this share of both neighbours in 60 % of the slabs
+    lesions: float = Field(default=0.0, ge=0)  # mean number of faint blobs drawn into a window; see `RandLesiond`
+    lesion_hu: Annotated[tuple[float, float], rising(above=0)] = (4.0, 60.0)
+    lesion_radius: Annotated[tuple[float, float], rising(above=0)] = (2.0, 12.0)  # pixels
+    lesion_edge: Annotated[tuple[float, float], rising(above=0)] = (0.5, 1.5)  # pixels over which it rises
+    zoom: Annotated[tuple[float, float], rising(1)] = (
+        1.0,
+        1.0,
+    )  # of the anatomy, under the same noise: other pixel sizes
+    edge_hu: float = Field(
+        default=0.0, ge=0
+    )  # HU a pixel from which an edge of a real scan counts less in the loss; 0: never
+    dose: Annotated[tuple[float, float], rising(above=0, below=1)] = (
+        0.05,
+        0.4,
+    )  # of a scan with its own noise, log-uniform; see medidiff.recorrupt
+    shrink: float = Field(
+        default=2.0, ge=1
+    )  # such a scan, its noise as well, is averaged to pixels up to this much larger
+    smoothed: float = Field(default=0.5, ge=0, le=1)  # share of such draws that go through a further smoothing kernel
     naive: bool = False  # for comparison only: insert noise of any colour into the scans as they are
-    z_correlation: float = 0.8
-    lone_share: float = 0.15
+    z_correlation: float = Field(default=0.8, ge=0, le=1)
+    lone_share: float = Field(default=0.15, ge=0, le=1)
 
     @model_validator(mode="after")
     def _patch_fits(self) -> Augmentation:
