@@ -94,7 +94,9 @@ def _network(model: Model) -> str:
     size = f"{_parameters(model) / 1e6:.2f} M parameters"
     if not model.can_sample:
         return f"{model.architecture.network}, {size}, one slice; a regression: no uncertainty, no samples"
-    return f"{size}, slab of {model.slab} slices, widths {', '.join(map(str, model.architecture.widths))}"
+    spread = "with an uncertainty of its own" if model.has_spread else "uncertainty from samples"
+    widths = ", ".join(map(str, model.architecture.widths))
+    return f"{size}, slab of {model.slab} slices, widths {widths}, {spread}"
 
 
 def _parameters(model: Model) -> int:

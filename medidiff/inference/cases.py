@@ -23,6 +23,7 @@ from medidiff.volume import SliceSource
 
 MAP_SLOPE_HU = 0.1  # an uncertainty map resolves a tenth of an HU, up to 3,276 HU
 MAP_WINDOW_HU = (25.0, 50.0)
+MAP_NAMED = "medidiff uncertainty (SD)"  # end of its SeriesDescription
 SERIES_NUMBER_OFFSETS = (1000, 2000)
 REASONS_SHOWN = 3
 
@@ -163,7 +164,7 @@ def _of_map(derivation: Derivation) -> Derivation:
     return replace(
         derivation,
         description=f"{derivation.description}, standard deviation map",
-        series_description_suffix="medidiff uncertainty (SD)",
+        series_description_suffix=MAP_NAMED,
         comments="Standard deviation in HU",
         window=MAP_WINDOW_HU,
     )
@@ -232,7 +233,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 def _dicom_cases(path: Path, folder: Folder, uid: str | None, allow_gaps: bool) -> Found:
     """A CT scan with missing or duplicate slices was asked for as well: it fails by name, the others are done."""
-    chosen = [series for series in folder.series if uid in (None, series.uid)]
+    chosen = [_no_map(series) for series in folder.series if uid in (None, series.uid)]
     if not any(series.usable or series.reason == series.gaps for series in chosen):
         raise InputError(_nothing(path, folder, chosen, uid))
     wanted = [series for series in chosen if series.usable or series.reason == series.gaps or series.is_broken]
@@ -240,6 +241,12 @@ def _dicom_cases(path: Path, folder: Folder, uid: str | None, allow_gaps: bool) 
     beside = {i.path.parent for series in wanted for i in series.instances}  # those count as gaps of the series
     damaged = tuple(reason for file, reason in folder.damaged if uid is None and file.parent not in beside)
     return Found(cases, tuple(_label(series) for series in chosen if series not in wanted), damaged)
+
+
+def _no_map(series: Series) -> Series:
+    """The series, set aside if it is an uncertainty map of ours: CT in HU by its headers, yet no scan."""
+    is_map = series.usable and MAP_NAMED in series.instances[0].reconstruction
+    return replace(series, reason="an uncertainty map of medidiff, not a scan") if is_map else series
 
 
 def _nothing(path: Path, folder: Folder, chosen: Sequence[Series], uid: str | None) -> str:

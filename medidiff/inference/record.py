@@ -24,6 +24,7 @@ from medidiff.inference.sinks import MAP_NAME, NIFTI_NAME, UNFINISHED
 from medidiff.io.files import write_whole
 
 NAME = "run.json"
+FIRST = ("mode", "method")  # of differences: the others follow from them
 FOLDER = r"^\d{3,}_[A-Za-z0-9.+_-]+$"
 OURS = re.compile(rf"\d{{4,}}\.dcm|{re.escape(NIFTI_NAME)}|{re.escape(MAP_NAME)}")
 
@@ -90,11 +91,12 @@ class RunRecord(Settings):
     def difference(self, other: RunRecord) -> str | None:
         """What sets two runs apart, with both values (identifiers are not shown); None when nothing does."""
         mine, theirs = self.identity(), other.identity()
-        for key in sorted(mine.keys() | theirs.keys()):
+        for key in sorted(mine.keys() | theirs.keys(), key=lambda key: (key not in FIRST, key)):
             if mine.get(key) != theirs.get(key):
                 if key in ("input", "model_sha256", "series"):
                     return f"another {key.removesuffix('_sha256')}"
-                return f"{key} {theirs.get(key)} there, {mine.get(key)} now"
+                there, now = (str(values.get(key, "not set")) for values in (theirs, mine))
+                return f"{key} {there} there, {now} now"
         return None
 
 

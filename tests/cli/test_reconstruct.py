@@ -132,6 +132,11 @@ def test_uncertainty_is_a_second_series(tmp_path: Path, cli: Any, options: Any, 
     entry = json.loads((out / "run.json").read_text())["series"][0]
     assert entry["uncertainty_series_uid"] == sd.SeriesInstanceUID
     assert entry["nfe"] == 1 + 2 * 2
+    again = cli("reconstruct", out, "-o", tmp_path / "again", *options[2:])
+    assert again.code == 0
+    assert "set aside: CT series of 3 slices: an uncertainty map of medidiff, not a scan" in again.out
+    assert len(json.loads((tmp_path / "again" / "run.json").read_text())["series"]) == 1
+    refused(cli("reconstruct", scan, *options, "--strength", 50), None, "mode uncertainty there, quantitative now")
 
 
 @pytest.mark.parametrize("syntax", ["jpegls", "j2k"])
