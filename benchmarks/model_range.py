@@ -1,6 +1,6 @@
 """Measure what a model has seen, and store it in the model's card.
 
-    python benchmarks/model_range.py --recipe pipelines/train_ct_stage6.yaml --data SCANS --model FILE --store
+    python benchmarks/model_range.py --recipe pipelines/train_ct_stage8.yaml --data SCANS --model FILE --store
 
 Slices are drawn from the training recipe, through the same cache, transforms and phantoms, and measured as `medidiff
 reconstruct` measures a scan; pixel size, thickness and kernels come from headers of the train split. Nothing of the
