@@ -47,6 +47,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.store and options.model is None:
         parser.error("--store needs --model FILE")
+    if options.store:
+        load(options.model)  # a wrong file is told before the scans are prepared
     settings = load_settings(TrainSettings, options.recipe, [f"data_root={options.data}"])
     seen = range_of(settings, options.slices)
     print(seen.model_dump_json(indent=1))

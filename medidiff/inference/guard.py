@@ -147,7 +147,7 @@ class Watch:
 
     def _rest(self, outside: list[Outlier]) -> str:
         share = 100 * median(outlier.share for outlier in outside)
-        came = f"{share:.0f} % of the change made (median)" if self.is_on else f"changed all the same, {UNKNOWN}"
+        came = f"allows {share:.0f} % of the change (median)" if self.is_on else f"changed all the same, {UNKNOWN}"
         return f"that the model has seen, in {len(outside)} of {len(self.slices)} slices: {came}"
 
 

@@ -102,3 +102,12 @@ def test_the_shipped_recipe_passes_a_trial_on_real_scans(shared_data: Path, tmp_
     assert processor_seconds() - began < 60
     assert "error left" in out
     assert load(tmp_path / "run_smoke" / "best.safetensors").card.name == "ct"
+
+
+def test_noise_of_scans_needs_a_scan_to_take_it_from(recipe: Path, start: Start) -> None:
+    """`recorrupted_share` without a DICOM series that shows its noise: told, not trained without."""
+    training = start("train", recipe, "recorrupted_share=0.5", cwd=recipe.parent)
+    out, err = training.communicate(timeout=300)
+    assert (training.returncode, out) == (2, "")
+    assert "recorrupted_share 0.5: none of the full-dose DICOM folders" in err
+    assert not (recipe.parent / "out").exists()
