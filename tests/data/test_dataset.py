@@ -52,10 +52,12 @@ def test_shapes_and_units() -> None:
     assert {key: tuple(value.shape) for key, value in sample.items()} == {
         "target": (2, 1, 32, 32),
         "slab": (2, 3, 32, 32),
+        "mean_only": (2,),
         "level": (2,),
         "colour": (2, 2),
     }
-    assert {value.dtype for value in sample.values()} == {torch.float32}
+    assert {value.dtype for key, value in sample.items() if key != "mean_only"} == {torch.float32}
+    assert not sample["mean_only"].any()
     assert sample["level"][0] == sample["level"][1] > 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_gradient_magnitude
 
 from medidiff.data.dataset import phantom_cases
 from medidiff.data.prepare import SHARPEST, Case
@@ -231,16 +232,20 @@ def test_lesions_are_left_out_of_measured_pairs_and_when_none_are_asked_for() ->
 def test_strong_edges_of_cleaned_scans_count_less_and_phantoms_do_not() -> None:
     """Even tissue weighs 1, a step of bone the least, a step of 10 HU as good as 1; a phantom is exact everywhere."""
     step = np.where(np.arange(64) < 32, 0, 1).astype(np.float32) * np.ones((64, 1), np.float32)
-    strong, faint = edge_weight(1000 * step, 60), edge_weight(10 * step, 60)
+    gradient = gaussian_gradient_magnitude(step, 1.0)
+    strong, faint = edge_weight(1000 * gradient, 60, 5), edge_weight(10 * gradient, 60, 5)
+    assert edge_weight(100 * gradient, 60, 100).min() > 0.99  # an edge that such noise hides
     assert strong[:, 31].max() == np.float32(EDGE_WEIGHT)
     assert strong[:, :20].min() == 1
     assert faint.min() > 0.99
-    settings = Augmentation(window=64, patch=32, edge_hu=60)
+    settings = Augmentation(window=64, patch=32, edge_hu=60, noise_hu=(5.0, 6.0))
     scan = Case("scan", 1000 * np.stack([step] * 3), stack(1), None)
     for case, least in ((scan, EDGE_WEIGHT), (replace(scan, is_exact=True), 1.0)):
         slab = RandSlabd(3, settings).set_random_state(seed=0)
         assert isinstance(slab, RandSlabd)
-        assert slab({"case": case})["weight"].min() == np.float32(least)
+        dosed = RandDosed(settings).set_random_state(seed=0)
+        assert isinstance(dosed, RandDosed)
+        assert dosed(slab({"case": case}))["weight"].min() == np.float32(least)
 
 
 def test_enlarging_keeps_size_middle_and_means() -> None:
