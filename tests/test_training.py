@@ -425,6 +425,6 @@ def test_a_network_may_grow_a_noise_map_and_a_spread_and_answers_as_before(tmp_p
     mean, spread = state.denoiser.mean_and_spread(cond)  # type: ignore[union-attr]
     torch.testing.assert_close(mean, small.denoiser.mean(cond))
     torch.testing.assert_close(spread, torch.full_like(spread, float(cond.r)))
-    wider = recipe(tmp_path / "wide", architecture=Architecture(widths=(16, 32)), initial=grown.initial)
+    wider = recipe(tmp_path / "wide", architecture=Architecture(widths=(16, 32), blocks=(1, 1)), initial=grown.initial)
     with pytest.raises(ModelError, match="another architecture"):
         training._start(wider, alone=True)

@@ -47,17 +47,17 @@ def test_an_interrupted_preparation_continues(
     """Stopped while writing, the half case is not taken for a whole one."""
     pair = Pair("p", "train", write_nifti_scan(tmp_path / "a.nii", scan()), None)
     whole = prepare(pair, 2.0, tmp_path / "whole")
-    store = preparation._store
+    store = preparation.store
 
     def stop(path: Path, array: np.ndarray) -> None:
         if path.name == "clean.npy":
             raise KeyboardInterrupt
         store(path, array)
 
-    monkeypatch.setattr(preparation, "_store", stop)
+    monkeypatch.setattr(preparation, "store", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(pair, 2.0, tmp_path / "cache")
-    monkeypatch.setattr(preparation, "_store", store)
+    monkeypatch.setattr(preparation, "store", store)
     np.testing.assert_array_equal(prepare(pair, 2.0, tmp_path / "cache").clean, whole.clean)
 
 
