@@ -473,7 +473,7 @@ def _validate(
         )
         if log:
             log.add_image("validation/low_answer_truth", window(np.concatenate(pictures, axis=1)), state.step)
-    if figures is None or settings.keep == "last" or figures["all"] < state.best:  # else the last is the best known
+    if figures is None or settings.keep == "last" or figures["all"] < state.best:
         state.best = figures["all"] if figures else state.best
         card = Card(name=settings.name, summary=settings.summary, training=training_facts(settings, state.step))
         save(settings.output / BEST, state.ema, settings.architecture, scaling, card)

@@ -54,27 +54,20 @@ class Augmentation(Settings):
     low_frequency: Annotated[tuple[float, float], rising(0)] = (0.0, 0.0)  # cycles a pixel; see `add_low_frequencies`
     spectrum: SpectrumRanges | None = None  # in place of the kernels above; see medidiff.data.spectra
     unevenness: float = Field(default=0.15, ge=0)  # with `spectrum`: of the logarithm of the noise level, over a window
-    z_share: float = Field(
-        default=0.4, ge=0, le=1
-    )  # with `spectrum`: up to this share of both neighbours in 60 % of the slabs
+    # with `spectrum`: up to this share of both neighbours in 60 % of the slabs
+    z_share: float = Field(default=0.4, ge=0, le=1)
     lesions: float = Field(default=0.0, ge=0)  # mean number of faint blobs drawn into a window; see `RandLesiond`
     lesion_hu: Annotated[tuple[float, float], rising(above=0)] = (4.0, 60.0)
     lesion_radius: Annotated[tuple[float, float], rising(above=0)] = (2.0, 12.0)  # pixels
     lesion_edge: Annotated[tuple[float, float], rising(above=0)] = (0.5, 1.5)  # pixels over which it rises
-    zoom: Annotated[tuple[float, float], rising(1)] = (
-        1.0,
-        1.0,
-    )  # of the anatomy, under the same noise: other pixel sizes
-    edge_hu: float = Field(
-        default=0.0, ge=0
-    )  # HU a pixel from which an edge of a real scan counts less in the loss; 0: never
-    dose: Annotated[tuple[float, float], rising(above=0, below=1)] = (
-        0.05,
-        0.4,
-    )  # of a scan with its own noise, log-uniform; see medidiff.recorrupt
-    shrink: float = Field(
-        default=2.0, ge=1
-    )  # such a scan, its noise as well, is averaged to pixels up to this much larger
+    # of the anatomy, under the same noise: other pixel sizes
+    zoom: Annotated[tuple[float, float], rising(1)] = (1.0, 1.0)
+    # HU a pixel from which an edge of a cleaned scan counts less in the loss; 0: never
+    edge_hu: float = Field(default=0.0, ge=0)
+    # of a scan with its own noise, log-uniform; see medidiff.recorrupt
+    dose: Annotated[tuple[float, float], rising(above=0, below=1)] = (0.05, 0.4)
+    # such a scan, its noise as well, is averaged to pixels up to this much larger
+    shrink: float = Field(default=2.0, ge=1)
     smoothed: float = Field(default=0.5, ge=0, le=1)  # share of such draws that go through a further smoothing kernel
     naive: bool = False  # for comparison only: insert noise of any colour into the scans as they are
     z_correlation: float = Field(default=0.8, ge=0, le=1)
