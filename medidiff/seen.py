@@ -62,6 +62,15 @@ class Range(Settings):
         low, high = np.percentile(found, PERCENTILES)
         return cls(low=_short(low), high=_short(high), least=_short(found.min()), most=_short(found.max()))
 
+    def widened(self, octaves: float, *, is_logarithm: bool) -> Range:
+        """The range with a tolerance at both ends."""
+
+        def moved(value: float, by: float) -> float:
+            return _short(value + by if is_logarithm else value * 2**by)
+
+        low, high = moved(self.low, -octaves), moved(self.high, octaves)
+        return Range(low=low, high=high, least=min(self.least, low), most=max(self.most, high))
+
     def at_least(self, floor: float) -> Range:
         """The same, cut off below."""
         return Range(**{name: max(value, floor) for name, value in self.model_dump().items()})

@@ -70,3 +70,11 @@ def test_sizes_of_headers_have_a_tenth_of_tolerance() -> None:
 
 def test_a_seen_survives_its_file() -> None:
     assert Seen.model_validate_json(SEEN.model_dump_json()) == SEEN
+
+
+def test_a_tolerance_widens_both_ends_by_octaves() -> None:
+    """A factor for sizes, a difference for what is a logarithm already; extremes are never inside of the ends."""
+    size = Range(low=1.0, high=4.0, least=0.9, most=4.1).widened(1.0, is_logarithm=False)
+    assert (size.low, size.high, size.least, size.most) == (0.5, 8.0, 0.5, 8.0)
+    colour = Range(low=-1.0, high=2.0, least=-3.0, most=2.0).widened(0.5, is_logarithm=True)
+    assert (colour.low, colour.high, colour.least, colour.most) == (-1.5, 2.5, -3.0, 2.5)

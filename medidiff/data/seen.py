@@ -19,10 +19,11 @@ from medidiff.io.headers import text
 from medidiff.io.nifti import is_nifti_name, open_nifti
 from medidiff.noise.level import FLOOR_HU, NoiseEstimate
 from medidiff.noise.traits import traits_of
-from medidiff.seen import Facts, Range, Seen
+from medidiff.seen import LOGARITHMS, Facts, Range, Seen
 
 SLICES = 400
 SEED = 2**32 - 1  # of the generator of cases and windows; recipes count from 0
+SCATTER = 0.1  # octaves: slices of one series differ by as much in frequency and colour
 LEAST_NOISE = 2 * FLOOR_HU  # an octave above the estimator's floor, where nothing was found and nothing is removed
 
 
@@ -33,6 +34,9 @@ def seen_of(dataset: PatchDataset, pairs: Sequence[Pair], factors: Sequence[floa
     """
     drawn = [_drawn(dataset, index) for index in range(slices)]
     ranges = {name: Range.of(one[name] for one in drawn) for name in drawn[0]}
+    for name in ("frequency", *LOGARITHMS):
+        found = ranges[name]
+        ranges[name] = None if found is None else found.widened(SCATTER, is_logarithm=name in LOGARITHMS)
     level = ranges["noise_hu"]
     ranges["noise_hu"] = None if level is None else level.at_least(LEAST_NOISE)
     return _of_headers(pairs, factors).model_copy(update={"slices": slices, **ranges})
