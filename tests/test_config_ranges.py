@@ -9,7 +9,7 @@ import pytest
 
 from medidiff.config import load_settings
 from medidiff.errors import UsageError
-from medidiff.training import TrainSettings
+from medidiff.training import BEST, TrainSettings
 
 RECIPES = Path(__file__).resolve().parents[1] / "pipelines"
 
@@ -55,5 +55,10 @@ def test_what_cannot_be_meant_is_refused_by_name(override: str, sentence: str) -
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("train_*.yaml")))
-def test_every_recipe_is_accepted(recipe: str) -> None:
-    load_settings(TrainSettings, RECIPES / recipe)
+def test_every_recipe_is_accepted_and_leads_on_from_another(recipe: str) -> None:
+    """No stage begins with its own result, and what it begins with is another recipe's result or an embedded model."""
+    settings = load_settings(TrainSettings, RECIPES / recipe)
+    results = {
+        load_settings(TrainSettings, path).output / BEST for path in RECIPES.glob("train_*.yaml") if path.name != recipe
+    }
+    assert settings.initial in results | {None, Path("medidiff/weights/ct.safetensors")}
