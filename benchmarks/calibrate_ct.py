@@ -36,7 +36,7 @@ from medidiff.inference.options import Options
 from medidiff.inference.restore import Restorer
 from medidiff.metrics.tissue import TISSUES_HU as TISSUES
 from medidiff.metrics.uncertainty import NOMINAL, Z90, coverage
-from medidiff.model import Model, save
+from medidiff.model import Model, rewrite_card
 from medidiff.model import load as load_model
 from medidiff.noise.level import noise_estimate
 
@@ -176,9 +176,7 @@ def _score(error: Values, half: Values) -> float:
 
 def store(path: Path, figures: dict[str, Any]) -> str:
     """Put the figures into the card of a model file, everything else kept; returns the new SHA-256."""
-    model = load_model(path)
-    card = model.card.model_copy(update={"uncertainty": {k: v for k, v in figures.items() if k != "model"}})
-    return save(path, model.denoiser, model.architecture, model.scaling, card)
+    return rewrite_card(path, uncertainty={k: v for k, v in figures.items() if k != "model"})
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from medidiff.data.dataset import prepare_splits
 from medidiff.data.manifest import read_manifest
 from medidiff.data.seen import SLICES, pixel_factors, seen_of
 from medidiff.io.files import write_whole
-from medidiff.model import load, save
+from medidiff.model import load, rewrite_card
 from medidiff.recorrupt import recorrupted_cases
 from medidiff.seen import HEADING, Seen, card_section
 from medidiff.training import TrainSettings, samples
@@ -58,12 +58,10 @@ def main() -> None:
 
 def store(path: Path, seen: Seen) -> str:
     """Write the range into a model's card, and into the Markdown beside it; returns the new SHA-256."""
-    model = load(path)
-    card = model.card.model_copy(update={"seen": seen})
-    digest = save(path, model.denoiser, model.architecture, model.scaling, card)
+    before, digest = load(path).sha256, rewrite_card(path, seen=seen)
     page = path.with_suffix(".md")
-    if page.exists() and model.sha256 in (text := page.read_text()):
-        write_whole(page, with_range(text.replace(model.sha256, digest), seen).encode())
+    if page.exists() and before in (text := page.read_text()):
+        write_whole(page, with_range(text.replace(before, digest), seen).encode())
     return digest
 
 

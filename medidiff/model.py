@@ -233,6 +233,13 @@ def save(
     return file_hash(path)
 
 
+def rewrite_card(path: Path, **changes: Any) -> str:
+    """Replace parts of the card of a model file, its weights kept to the last bit; returns the new SHA-256."""
+    model = load(path)
+    card = model.card.model_copy(update=changes)
+    return save(path, model.denoiser, model.architecture, model.scaling, card)
+
+
 def _canonical(file: bytes) -> bytes:
     """A safetensors file with its header in sorted order: the library writes the metadata in a random one."""
     size = int.from_bytes(file[:8], "little")

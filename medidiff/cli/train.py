@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from medidiff.data.validation import Probe
     from medidiff.training import TrainSettings
 
+SMOKE_SLICES = 8  # that the range of a trial's model is measured in
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="Training recipe, for example pipelines/train_ct.yaml.")],
@@ -38,6 +40,7 @@ def train(
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from medidiff import training
+    from medidiff.data.seen import SLICES
 
     settings = load_settings(training.TrainSettings, recipe, overrides or [])
     if smoke:
@@ -48,6 +51,8 @@ def train(
     )  # one of several processes speaks
     dataset, questions = _data(settings, smoke, console)
     _run(settings, dataset, questions, console)
+    if not rank_zero_only.rank:
+        _store_range(settings, dataset, SMOKE_SLICES if smoke else SLICES, console)
     console.print(f"best model: {settings.output / training.BEST}   log: {settings.output / 'tensorboard'}")
     console.print(f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}.")
 
@@ -75,6 +80,9 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
             f"recorrupted_share {settings.recorrupted_share:g}: none of the full-dose DICOM folders of the split "
             f"'train' has {LEAST_SLICES} slices and even tissue to measure noise in: add such a scan, or set it to 0"
         )
+    if settings.recorrupted_share:
+        folders = sum(p.split == "train" and p.low is None and p.full.is_dir() for p in pairs)
+        console.print(f"scans with their own noise: {len(noisy)} of {folders} series have enough even tissue")
     return samples(settings, cases.get("train", []), noisy), probes(cases.get("tune", []), settings.architecture.slab)
 
 
@@ -92,6 +100,21 @@ def _run(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe],
             if interrupted:
                 records.close()  # writes a checkpoint
                 raise KeyboardInterrupt
+
+
+def _store_range(settings: TrainSettings, dataset: PatchDataset, slices: int, console: Console) -> None:
+    """Measure what the model has seen, so that `medidiff reconstruct` can tell what lies outside, into its card."""
+    from medidiff import training
+    from medidiff.data.manifest import read_manifest
+    from medidiff.data.seen import pixel_factors, seen_of
+    from medidiff.model import rewrite_card
+
+    pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split == "train")
+    seen = seen_of(dataset, pairs, pixel_factors(settings.factors, settings.augmentation), slices)
+    rewrite_card(settings.output / training.BEST, seen=seen)
+    level = seen.noise_hu
+    if level:
+        console.print(f"range seen stored in the model: noise of {level.low:.3g} to {level.high:.3g} HU")
 
 
 @contextmanager

@@ -60,7 +60,11 @@ def test_a_trial_run_makes_a_model_in_under_a_minute(recipe: Path, start: Start)
     assert "\x1b" not in out
     assert "step 20: error left" in out
     assert DISCLAIMER in out.lower()
-    assert load(recipe.parent / "out_smoke" / "best.safetensors").card.name == "tiny"
+    card = load(recipe.parent / "out_smoke" / "best.safetensors").card
+    assert card.name == "tiny"
+    assert card.seen is not None
+    assert card.seen.slices == 8
+    assert card.seen.pixel_mm is not None
     assert list((recipe.parent / "out_smoke" / "tensorboard").glob("events*"))
 
 
