@@ -26,6 +26,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_vectors(shared_data: Path) -> Path:
+    """Known header sets with their answers, beside the real scans; tests that need them skip where they are absent."""
+    folder = shared_data.parent / "vectors"
+    if not folder.exists():
+        pytest.skip(f"KNOWN HEADER SETS NOT FOUND at {folder}: they lie beside the folder of real scans")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def write_nifti_scan() -> Callable[..., Path]:
     """Writes (slices, rows, columns) of HU as a NIfTI file: `write_nifti_scan(path, array, spacing_mm=(5, 1, 1))`."""
 
@@ -123,6 +132,82 @@ def write_series() -> Callable[..., Path]:
             image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
             image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
             image.save_as(folder / f"IM{k:04d}", enforce_file_format=True)
+        return folder
+
+    return write
+
+
+TRACER = {
+    "Radiopharmaceutical": "FDG",
+    "RadionuclideTotalDose": 370e6,
+    "RadionuclideHalfLife": 6588,
+    "RadiopharmaceuticalStartTime": "090000",
+    "RadiopharmaceuticalStartDateTime": "20240301090000",
+}
+
+
+@pytest.fixture(scope="session")
+def pet_slice() -> Callable[..., Any]:
+    """One PET slice of 16 x 16, BQML START, acquired an hour after injection; `pet_slice(k, **tags)`.
+
+    Tags of the tracer go to its sequence; a value of None removes the tag; `stored` gives the pixels. The slope is
+    0.5 + k, so that every slice has its own.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.sequence import Sequence
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    def make(k: int = 0, *, stored: NDArray[np.integer] | None = None, **tags: object) -> Dataset:
+        uids = {key: generate_uid(entropy_srcs=[key, "PET"]) for key in ("series", "study", "frame")}
+        pixels = np.random.default_rng(k).integers(0, 30000, (16, 16)) if stored is None else stored
+        image, tracer = Dataset(), Dataset()
+        image.SOPClassUID, image.Modality = "1.2.840.10008.5.1.4.1.1.128", "PT"
+        image.SOPInstanceUID = generate_uid(entropy_srcs=[uids["series"], str(k)])
+        image.SeriesInstanceUID, image.StudyInstanceUID = uids["series"], uids["study"]
+        image.FrameOfReferenceUID, image.ImageType = uids["frame"], ["ORIGINAL", "PRIMARY"]
+        image.PatientName = image.PatientID = "SYNTHETIC"
+        image.PatientWeight, image.PatientSize, image.PatientSex = 70, 1.75, "M"
+        image.SeriesDate = image.AcquisitionDate = image.StudyDate = "20240301"
+        image.SeriesTime = image.AcquisitionTime = image.StudyTime = "100000"
+        image.FrameReferenceTime, image.ActualFrameDuration = 0, 120000
+        image.SeriesNumber, image.InstanceNumber, image.SliceThickness = 4, k + 1, 3
+        image.SeriesType, image.Units, image.DecayCorrection = ["WHOLE BODY", "IMAGE"], "BQML", "START"
+        image.CorrectedImage, image.CountsSource = ["DECY", "ATTN", "SCAT", "NORM"], "EMISSION"
+        image.NumberOfSlices, image.ImageIndex, image.DecayFactor = 5, k + 1, 1.01
+        image.ImagePositionPatient, image.ImageOrientationPatient = [0, 0, 3 * k], [1, 0, 0, 0, 1, 0]
+        image.PixelSpacing, image.RescaleSlope, image.RescaleIntercept = [4, 4], 0.5 + k, 0
+        image.Rows, image.Columns = pixels.shape
+        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+        image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
+        image.PixelData = pixels.astype(np.int16).tobytes()
+        image["PixelData"].VR = "OW"
+        image.RadiopharmaceuticalInformationSequence = Sequence([tracer])
+        for keyword, value in (TRACER | tags).items():
+            holder = tracer if keyword in TRACER or keyword.endswith("CodeSequence") else image
+            if value is None:
+                holder.pop(keyword, None)
+            else:
+                setattr(holder, keyword, value)
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        return image
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_pet(pet_slice: Callable[..., Any]) -> Callable[..., Path]:
+    """Writes n slices of `pet_slice` and returns their folder; `change(image, k)` may edit each."""
+
+    def write(folder: Path, n: int = 5, *, change: Callable[..., None] | None = None, **tags: object) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for k in range(n):
+            image = pet_slice(k, **tags)
+            if change is not None:
+                change(image, k)
+            image.save_as(folder / f"PT{k:04d}", enforce_file_format=True)
         return folder
 
     return write

@@ -17,6 +17,7 @@ PURPOSE = f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}."
 STOPPED = "stopped; nothing is half-written, and the same command goes on from what was finished, or starts anew"
 VERBS = {  # each with its heading in --help
     "inspect": "Scans",
+    "suv": "Scans",
     "reconstruct": "Scans",
     "convert": "Scans",
     "demo": "Scans",

@@ -25,7 +25,9 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A DICOM folder, or a NIfTI file (.nii, .nii.gz) in HU.")],
+    source: Annotated[
+        Path, typer.Argument(help="A DICOM folder, or a NIfTI file (.nii, .nii.gz) in HU, or in SUV with a PET --like.")
+    ],
     target: Annotated[Path, typer.Argument(help="The NIfTI file to write, or the folder for the DICOM series.")],
     series: Annotated[
         str | None, typer.Option(help="SeriesInstanceUID of the series to take, where the folder holds several.")
@@ -42,7 +44,7 @@ def convert(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
 ) -> None:
-    """Convert a CT from DICOM to NIfTI, or from NIfTI to DICOM (research use only, not for diagnosis).
+    """Convert CT (HU) or PET (SUV) from DICOM to NIfTI, or from NIfTI to DICOM (research use only, not for diagnosis).
 
     medidiff convert FOLDER scan.nii.gz
     medidiff convert scan.nii.gz NEW_FOLDER --like FOLDER
@@ -87,8 +89,9 @@ def _to_dicom(
         raise UsageError("--series and --allow-gaps choose from the folder given with --like, which is missing")
     if like is not None and _is_inside(like, target):
         raise UsageError(f"{target}: this folder holds the series given with --like; choose another")
-    nifti = open_nifti(source)
-    headers, values = _blank(nifti) if like is None else _like(nifti, _open_one(like, series, allow_gaps))
+    model = None if like is None else _open_one(like, series, allow_gaps)
+    nifti = open_nifti(source, "HU" if model is None else model.unit)
+    headers, values = _blank(nifti) if model is None else _like(nifti, model)
     derivation = Derivation(
         description="Converted from NIfTI, rounded to the stored numbers",
         series_description_suffix="medidiff from NIfTI",
@@ -135,7 +138,7 @@ def _open_one(path: Path, uid: str | None, allow_gaps: bool) -> DicomSource:
         raise UsageError(f"{path}: holds {len(ready)} series; choose one with --series UID (see `medidiff inspect`)")
     if len(ready) == 1 or len(found) == 1:
         return open_series((ready or found)[0], allow_gaps=allow_gaps)
-    what = "no series with the UID given" if uid else "no usable CT series"
+    what = "no series with the UID given" if uid else "no usable CT or PET series"
     reasons = [reason for _, reason in folder.damaged] + [one.reason for one in found]
     first = f", the first fault: {reasons[0]}" if reasons else f" among {folder.ignored} files"
     raise InputError(f"{path}: {what}{first} (`medidiff inspect` lists what it holds)")

@@ -84,7 +84,7 @@ def evaluate(
             rich_help_panel=KNOWN,
         ),
     ] = "independent",
-    unit: Annotated[str, typer.Option(help="HU, or SUV for PET in NIfTI.", rich_help_panel=INPUT)] = "HU",
+    unit: Annotated[str, typer.Option(help="HU for CT, SUV for PET.", rich_help_panel=INPUT)] = "HU",
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an earlier evaluation in the same folder.", rich_help_panel=INPUT),

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from medidiff.io.dicom import Folder, Series
 
 SAMPLED = 5  # slices of a series that are decoded to measure its noise
-HEADINGS = ("#", "modality", "slices x rows x columns", "spacing mm", "kernel", "kVp", "mAs", "encoding", "noise", "")
+HEADINGS = (
+    *("#", "modality", "slices x rows x columns", "spacing mm", "unit", "kernel", "kVp", "mAs", "encoding", "noise"),
+    "",
+)
 
 
 def inspect(
@@ -28,10 +31,10 @@ def inspect(
         typer.Option("--json", help="Print JSON for scripts, with the series UIDs that `reconstruct --series` takes."),
     ] = False,
 ) -> None:
-    """List the series of a folder: size, kernel, dose, noise in HU, and "usable" or the reason why not.
+    """List the series of a folder: size, unit, kernel, dose, noise, and "usable" or the reason why not.
 
-    Spacing is between slices, rows and columns. Noise is the standard deviation in soft tissue, the median of up to
-    five slices. Series UIDs are printed with --json only.
+    Spacing is between slices, rows and columns. Noise, of CT, is the standard deviation in soft tissue, the median of
+    up to five slices. Of PET the rule is told that made SUV of it. Series UIDs are printed with --json only.
     """
     from medidiff.io.dicom import scan
 
@@ -52,14 +55,14 @@ def inspect(
 
 def _nothing_found(path: Path, folder: Folder) -> str:
     looked_at = folder.ignored + len(folder.damaged)
-    hint = "give a folder that holds a CT scan"
+    hint = "give a folder that holds a CT or PET scan"
     if folder.damaged:
         hint = f"{len(folder.damaged)} damaged, first {folder.damaged[0][1]}"
     return f"{path}: no DICOM series among {looked_at} files looked at; {hint}"
 
 
 def _measure(series: Series) -> tuple[Series, float | None]:
-    """The series with its noise in HU; None, and perhaps a reason, where pixels cannot be used."""
+    """The series with its noise in HU; None for PET, and, perhaps with a reason, where pixels cannot be used."""
     import numpy as np
 
     from medidiff.io.dicom import open_series
@@ -67,12 +70,13 @@ def _measure(series: Series) -> tuple[Series, float | None]:
 
     if series.reason != series.gaps:
         return series, None
-    source = open_series(series, allow_gaps=True)
+    source, is_ct = open_series(series, allow_gaps=True), series.unit == "HU"
     indices = sorted({round(k) for k in np.linspace(0, series.n_slices - 1, SAMPLED + 2)[1:-1]})
     try:
-        return series, float(np.median([noise_level(source.read(index)) for index in indices]))
+        slices = [source.read(index) for index in indices]
     except DicomError as error:
         return replace(series, reason=str(error), gaps=""), None
+    return series, float(np.median([noise_level(slice_) for slice_ in slices])) if is_ct else None
 
 
 def _as_json(folder: Folder, measured: list[tuple[Series, float | None]]) -> dict[str, Any]:
@@ -92,6 +96,8 @@ def _series_json(index: int, series: Series, noise: float | None) -> dict[str, A
         "spacing_mm": list(series.spacing),
         "thickness_mm": series.thickness_mm,
         "tilt_degrees": round(series.tilt_degrees, 3),
+        "unit": series.unit,
+        "suv_rule": series.suv.rule if series.suv else None,
         "kernel": series.kernel,
         "kvp": series.kvp,
         "mas": series.mas,
@@ -123,12 +129,13 @@ def _row(index: int, series: Series, noise: float | None) -> tuple[str, ...]:
         series.modality,
         f"{series.n_slices} x {series.rows} x {series.columns}",
         " x ".join(f"{step:.3g}" if step else "-" for step in series.spacing) if known else "-",
+        series.unit if series.reason == series.gaps else "-",
         series.kernel or "-",
         _number(series.kvp),
         _number(series.mas),
         series.transfer_syntax,
         "-" if noise is None else f"{noise:.1f} HU",
-        series.reason or "; ".join(("usable", *series.warnings)),
+        series.reason or "; ".join(("usable", *((series.suv.rule,) if series.suv else ()), *series.warnings)),
     )
 
 

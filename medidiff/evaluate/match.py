@@ -58,6 +58,8 @@ class Item:
     fingerprint: str
     patient: str = field(repr=False)
     kernel: str = ""
+    modality: str = "CT"
+    unit: Unit = "HU"
     frame_of_reference: str | None = None
     fault: str = ""
     lacks: str = ""
@@ -79,25 +81,30 @@ class Item:
 
 
 def find(path: Path, unit: Unit = "HU") -> list[Item]:
-    """The volumes of a path, in order of their names; the unit is that of NIfTI files, DICOM is in HU.
+    """The volumes of a path in a unit, in order of their names: of DICOM, CT for HU and PET for SUV.
 
-    Raises InputError where there is none, and UnitError for a file whose values cannot be in the unit.
+    Raises InputError where there is none, and UnitError where there are some in another unit.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     maps = _uncertainty_maps(path)
-    items, deviations = list[Item](), dict[str, Item]()
+    items, others, deviations = list[Item](), list[Item](), dict[str, Item]()
     for item in (*_dicom_items(path), *_nifti_items(path, unit, maps)):
         folder = item.name.rpartition("/")[0] if item.is_nifti else item.name
         if folder in maps:
             deviations[maps[folder]] = item
-        elif unit != "HU" and not item.is_nifti:
-            raise UnitError(f"{path}: holds CT in DICOM, which is in HU and not in {unit}; leave --unit out")
         else:
-            items.append(item)
+            (items if item.is_nifti or item.unit == unit else others).append(item)
+    if not items and others:
+        found = "CT in DICOM, which is in HU" if unit == "SUV" else "PET in DICOM, which is in SUV"
+        hint = "leave --unit out" if unit == "SUV" else "add --unit SUV"
+        raise UnitError(f"{path}: holds {found} and not in {unit}; {hint}")
     if not items:
-        raise InputError(f"{path}: holds no CT series and no NIfTI file that could be compared (see medidiff inspect)")
+        kind = "CT" if unit == "HU" else "PET"
+        raise InputError(
+            f"{path}: holds no {kind} series and no NIfTI file that could be compared (see medidiff inspect)"
+        )
     return [_numbered(item, k, deviations) for k, item in enumerate(items, start=1)]
 
 
@@ -167,7 +174,7 @@ def _record(path: Path) -> dict[str, object]:
 
 def _numbered(item: Item, index: int, deviations: Mapping[str, Item]) -> Item:
     folder = item.name.rpartition("/")[0] if item.is_nifti else item.name
-    case = item.case if item.is_nifti else folder_name(index, "CT", item.kernel)
+    case = item.case if item.is_nifti else folder_name(index, item.modality, item.kernel)
     return replace(item, case=case, deviation=deviations.get(folder))
 
 
@@ -204,7 +211,7 @@ def _is_hidden(relative: Path) -> bool:
 
 
 def _dicom_items(path: Path) -> Iterator[Item]:
-    """CT series, with those that cannot be read; localizers and other modalities are none of them."""
+    """CT and PET series, with those that cannot be read; localizers and other modalities are none of them."""
     if path.is_file() and is_nifti_name(path):
         return
     found: Folder = scan(path)
@@ -225,6 +232,8 @@ def _dicom_item(path: Path, series: Series) -> Item:
         _fingerprint(series),
         _patient(series) if readable else series.uid,
         series.kernel,
+        series.modality,
+        series.unit,
         series.frame_of_reference,
         fault="" if readable else _without_hint(series.reason),
         lacks=_without_hint(series.gaps),

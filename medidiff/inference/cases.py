@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from medidiff.errors import InputError
+from medidiff.errors import InputError, UnitError
 from medidiff.inference.sinks import DicomSink, NiftiSink, Place, Sink
 from medidiff.io.derived import Derivation, DerivedWriter
 from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
@@ -19,6 +19,7 @@ from medidiff.io.files import file_hash
 from medidiff.io.nifti import NiftiSource, is_nifti_name, open_nifti
 from medidiff.io.series import folder_name
 from medidiff.seen import Facts
+from medidiff.units import Unit
 from medidiff.volume import SliceSource
 
 MAP_SLOPE_HU = 0.1  # an uncertainty map resolves a tenth of an HU, up to 3,276 HU
@@ -149,7 +150,7 @@ class DicomCase:
         writer = DerivedWriter(
             source,
             writing.places[k].work,
-            _of_map(writing.derivation) if is_map else writing.derivation,
+            _of_map(writing.derivation, source.unit) if is_map else writing.derivation,
             series_number_offset=SERIES_NUMBER_OFFSETS[k],
             transfer_syntax=writing.transfer_syntax,
             deterministic_uids=source.series.instances[0].sop_instance_uid if writing.deterministic_uids else None,
@@ -159,14 +160,14 @@ class DicomCase:
         return DicomSink(writing.places[k], writer)
 
 
-def _of_map(derivation: Derivation) -> Derivation:
+def _of_map(derivation: Derivation, unit: Unit) -> Derivation:
     """What is said of the uncertainty map that belongs to an image."""
     return replace(
         derivation,
         description=f"{derivation.description}, standard deviation map",
         series_description_suffix=MAP_NAMED,
-        comments="Standard deviation in HU",
-        window=MAP_WINDOW_HU,
+        comments=f"Standard deviation in {unit if unit == 'HU' else 'the unit of the scan'}",
+        window=MAP_WINDOW_HU if unit == "HU" else None,
     )
 
 
@@ -211,18 +212,20 @@ class NiftiCase:
         return [NiftiSink(place, self.source, is_map=k == 1) for k, place in enumerate(writing.places)]
 
 
-def find_cases(path: Path, *, series: str | None = None, allow_gaps: bool = False) -> Found:
-    """Every usable series of `path`, or the one named.
+def find_cases(path: Path, *, series: str | None = None, allow_gaps: bool = False, unit: Unit = "HU") -> Found:
+    """Every usable series of `path` in a unit, or the one named; series in another unit are set aside.
 
-    Raises InputError, with the reasons, where there is none.
+    Raises InputError, with the reasons, where there is none, UnitError where all that could be used is in another unit.
     """
     if path.is_file() and is_nifti_name(path):
         if series is not None:
             raise InputError(f"{path}: a NIfTI file has no series to choose from: leave --series out")
-        return Found((NiftiCase(open_nifti(path), file_hash(path)),))
+        modality = "CT" if unit == "HU" else "PT"
+        folder_ = folder_name(1, modality, "nifti")
+        return Found((NiftiCase(open_nifti(path, unit), file_hash(path), modality=modality, folder=folder_),))
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    return _dicom_cases(path, scan(path), series, allow_gaps)
+    return _dicom_cases(path, scan(path), series, allow_gaps, unit)
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -231,11 +234,13 @@ def _state(path: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _dicom_cases(path: Path, folder: Folder, uid: str | None, allow_gaps: bool) -> Found:
-    """A CT scan with missing or duplicate slices was asked for as well: it fails by name, the others are done."""
-    chosen = [_no_map(series) for series in folder.series if uid in (None, series.uid)]
+def _dicom_cases(path: Path, folder: Folder, uid: str | None, allow_gaps: bool, unit: Unit) -> Found:
+    """A scan with missing or duplicate slices was asked for as well: it fails by name, the others are done."""
+    chosen = [_in_unit(_no_map(series), unit) for series in folder.series if uid in (None, series.uid)]
     if not any(series.usable or series.reason == series.gaps for series in chosen):
-        raise InputError(_nothing(path, folder, chosen, uid))
+        others = {series.unit for series in folder.series if uid in (None, series.uid) and series.usable} - {unit}
+        refused = UnitError if others else InputError
+        raise refused(_nothing(path, folder, chosen, uid, unit))
     wanted = [series for series in chosen if series.usable or series.reason == series.gaps or series.is_broken]
     cases = tuple(DicomCase(k, series, allow_gaps) for k, series in enumerate(wanted, start=1))
     beside = {i.path.parent for series in wanted for i in series.instances}  # those count as gaps of the series
@@ -249,16 +254,30 @@ def _no_map(series: Series) -> Series:
     return replace(series, reason="an uncertainty map of medidiff, not a scan") if is_map else series
 
 
-def _nothing(path: Path, folder: Folder, chosen: Sequence[Series], uid: str | None) -> str:
+def _in_unit(series: Series, unit: Unit) -> Series:
+    """The series, set aside if its values are in another unit than the one wanted."""
+    if series.unit == unit or not (series.usable or series.reason == series.gaps or series.is_broken):
+        return series
+    reason = f"in {series.unit}, expected {unit}: choose a model made for {series.unit}"
+    return replace(series, reason=reason, gaps="", is_broken=False)
+
+
+def _nothing(path: Path, folder: Folder, chosen: Sequence[Series], uid: str | None, unit: Unit) -> str:
     if uid is not None and not chosen:
         return f"{path}: none of its {len(folder.series)} series has the UID of --series; see medidiff inspect"
     reasons = [_label(series) for series in chosen] + [reason for _, reason in folder.damaged]
     if reasons:
         more = f"; and {len(reasons) - REASONS_SHOWN} more" if len(reasons) > REASONS_SHOWN else ""
-        return f"{path}: no usable CT series: {'; '.join(reasons[:REASONS_SHOWN])}{more}"
+        return f"{path}: no usable {_scan(unit)}: {'; '.join(reasons[:REASONS_SHOWN])}{more}"
     if folder.ignored:
-        return f"{path}: no CT series, its {folder.ignored} files are not DICOM images; give a DICOM folder or a NIfTI"
+        return (
+            f"{path}: no {_scan(unit)}, its {folder.ignored} files are not DICOM images; give a DICOM folder or a NIfTI"
+        )
     return f"{path}: holds no files; give a DICOM folder or a NIfTI file"
+
+
+def _scan(unit: Unit) -> str:
+    return "CT series" if unit == "HU" else "PET series"
 
 
 def _label(series: Series) -> str:

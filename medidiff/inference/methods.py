@@ -37,6 +37,7 @@ from medidiff.io.derived import Derivation
 from medidiff.model import Model, load
 from medidiff.noise.level import noise_level
 from medidiff.seen import Seen
+from medidiff.units import Unit
 
 NETWORK_CODE = ("MDIFF-NETWORK", "99MEDIDIFF", "Neural network denoising")  # one that is no diffusion model
 CLASSICAL_CODE = ("MDIFF-FILTER", "99MEDIDIFF", "Classical denoising filter")
@@ -55,6 +56,7 @@ class Method(Protocol):
     warnings       what a user of the results must know
     seen           the range that the model has seen, where it knows
     is_guarded     whether slices outside of it are changed less
+    unit           of the scans that it works on
     derivation     what headers of results say
     """
 
@@ -78,6 +80,8 @@ class Method(Protocol):
     def seen(self) -> Seen | None: ...
     @property
     def is_guarded(self) -> bool: ...
+    @property
+    def unit(self) -> Unit: ...
 
     def require(self, unit: str) -> None:
         """Raise UnitError for data in another unit than the method works on."""
@@ -135,6 +139,10 @@ class Learned:
         return self.options.guard
 
     @property
+    def unit(self) -> Unit:
+        return self.model.scaling.unit
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         if not self.has_deviation or calibration(self.model, self._chosen) is not None:
             return ()
@@ -190,6 +198,7 @@ class Classical:
     warnings: tuple[str, ...] = ()
     seen: None = None
     is_guarded: bool = False
+    unit: Unit = "HU"  # of a folder that holds several; `require` says what else it can do
 
     @property
     def baseline(self) -> Baseline:

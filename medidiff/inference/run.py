@@ -47,7 +47,7 @@ def reconstruct(path: Path, out: Path, options: Options, *, progress: Progress =
     records.require_ours(out)
     device = choose_device(options.device if options.method == MODEL else "cpu")
     method = load_method(options, device)
-    found = find_cases(path, series=options.series, allow_gaps=options.allow_gaps)
+    found = find_cases(path, series=options.series, allow_gaps=options.allow_gaps, unit=method.unit)
     planned = _plan(found, method, options, device)
     made = _require_room(out, planned, found.cases)
     run = _Run(out, method, options, records.begin(out, planned, overwrite=options.overwrite), progress)

@@ -1,6 +1,6 @@
-"""A derived CT series: the source's headers, new pixels, and an honest account of what was done to them.
+"""A derived CT or PET series: the source's headers, new pixels, and an honest account of what was done to them.
 
-DICOM PS3.3 C.7.6.1 (general image, derivation), C.8.2.1 (CT image), C.7.5.2 (contributing equipment).
+DICOM PS3.3 C.7.6.1 (general image, derivation), C.8.2.1 (CT image), C.8.9 (PET), C.7.5.2 (contributing equipment).
 One file a slice, written one at a time, in any order and as often as wanted: the identifiers of slice k
 depend on the series UID and k alone, so an interrupted run goes on in the same series.
 
@@ -8,6 +8,9 @@ depend on the series UID and k alone, so an interrupted run goes on in the same 
 
 clipped to the source's bits. A slice whose values no longer fit is widened to 16 bits, with a warning;
 values below -1000 HU do not count as such (the scanner clipped them as well).
+
+PET is written in the unit of its source, which need not be SUV, with a slope of its own for each slice (encoding.py),
+and keeps what its SUV depends on (kinds.py). Values below zero stay where any slice of the source has some.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +34,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
-    CTImageStorage,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -41,8 +44,10 @@ from pydicom.uid import (
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import OutputError, UsageError
+from medidiff.io.encoding import Encoding, of_header, of_range, set_rescale
 from medidiff.io.files import whole_folder, write_whole
 from medidiff.io.headers import number, quiet_parsing, read_header, text, texts
+from medidiff.io.kinds import KINDS, STALE
 from medidiff.volume import SliceSource
 
 TRANSFER_SYNTAXES = {"explicit": ExplicitVRLittleEndian, "jpegls": JPEGLSLossless, "j2k": JPEG2000Lossless}
@@ -51,57 +56,6 @@ AIR_HU = -1000.0  # nothing in a patient attenuates less; what is below is noise
 _NAMESPACE = uuid.UUID("6b2b1d6e-3c77-4d0b-9d3e-5f0f7c1e9a41")  # drawn once, for medidiff
 _IMPLEMENTATION_UID = UID(f"2.25.{_NAMESPACE.int}")
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
-
-# What describes other pixels, other files or other signatures than those written here.
-_STALE = [
-    "SmallestImagePixelValue",
-    "LargestImagePixelValue",
-    "SmallestPixelValueInSeries",
-    "LargestPixelValueInSeries",
-    "IconImageSequence",
-    "PixelPaddingRangeLimit",
-    "PixelData",
-    "FloatPixelData",
-    "DoubleFloatPixelData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-    "PixelDataProviderURL",
-    "DigitalSignaturesSequence",
-    "MACParametersSequence",
-    "DataSetTrailingPadding",
-    "NumberOfFrames",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "DimensionOrganizationSequence",
-    "DimensionIndexSequence",
-    "DimensionOrganizationType",
-    "ConcatenationUID",
-    "InConcatenationNumber",
-    "InConcatenationTotalNumber",
-    "ConcatenationFrameOffsetNumber",
-    "SOPInstanceUIDOfConcatenationSource",
-    "ConversionSourceAttributesSequence",
-]
-
-# Type 2 of the modules of the CT Image IOD (PS3.3 A.3.3): must be there, may be empty.
-_TYPE_2 = [
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-    "PatientPosition",
-    "PositionReferenceIndicator",
-    "Manufacturer",
-    "SliceThickness",
-    "KVP",
-    "AcquisitionNumber",
-]
-
 
 # Body parts of which there is one (PS3.16 Annex L): Laterality, type 2C, is not wanted for them.
 _UNPAIRED = "HEAD SKULL BRAIN NECK CHEST ABDOMEN PELVIS CSPINE TSPINE LSPINE HEART LIVER PANCREAS WHOLEBODY".split()  # noqa: SIM905
@@ -152,31 +106,11 @@ class HeaderSource(SliceSource, Protocol):
         """(SOPClassUID, SOPInstanceUID, frame number or None); None where there is no source instance."""
 
 
-@dataclass(frozen=True)
-class _Encoding:
-    """How HU become stored numbers in one slice."""
+class PetSource(HeaderSource, Protocol):
+    """A header source in SUV, whose files are in another unit."""
 
-    slope: float
-    intercept: float
-    bits: int
-    is_signed: bool
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        half = 1 << (self.bits - 1)
-        return (-half, half - 1) if self.is_signed else (0, 2 * half - 1)
-
-    @property
-    def dtype(self) -> np.dtype:
-        kind = "int" if self.is_signed else "uint"
-        return np.dtype(f"{kind}{8 if self.bits <= 8 else 16}")
-
-    def fits(self, low: float, high: float) -> bool:
-        lowest, highest = self.limits
-        return low >= lowest and high <= highest
-
-    def numbers(self, values_hu: NDArray[np.floating]) -> NDArray[np.float64]:
-        return np.rint((values_hu.astype(np.float64) - self.intercept) / self.slope)
+    def suv_factor(self, index: int) -> float:
+        """SUV = factor * stored number * RescaleSlope, for slice `index`."""
 
 
 class DerivedWriter:
@@ -190,7 +124,7 @@ class DerivedWriter:
     series_uid           continues that series (an interrupted run); overrides `deterministic_uids`
     created              date and time of the series; by default that of a slice already there, else now
     rescale              (slope, intercept) in place of the source's, for maps of another range; padding is
-                         then not restored, its tag is dropped
+                         then not restored, its tag is dropped (PET: that alone, its slopes follow the values)
     """
 
     def __init__(
@@ -210,7 +144,7 @@ class DerivedWriter:
             known = ", ".join(TRANSFER_SYNTAXES)
             raise UsageError(f"transfer syntax '{transfer_syntax}' is not known: choose one of {known}")
         self.source, self.folder, self.derivation = source, Path(folder), derivation
-        self.rescale = rescale
+        self.rescale, self.kind = rescale, KINDS[source.unit]
         self.transfer_syntax = TRANSFER_SYNTAXES[transfer_syntax]
         self.warnings: list[str] = []
         self._number_offset = series_number_offset
@@ -219,16 +153,16 @@ class DerivedWriter:
         self.series_uid = series_uid or self._new_series_uid(deterministic_uids)
         self.created = created or self._started_at() or datetime.now(UTC).astimezone()
 
-    def write(self, index: int, values_hu: NDArray[np.floating], mask: NDArray[np.bool_] | None = None) -> Path:
-        """Write slice `index` (rows, columns) and return its file; `mask` is True where the source's number is kept
-        (its padding, unless given).
+    def write(self, index: int, values: NDArray[np.floating], mask: NDArray[np.bool_] | None = None) -> Path:
+        """Write slice `index` (rows, columns), in HU or SUV, and return its file; `mask` is True where the source's
+        number is kept (its padding, unless given).
 
         Raises OutputError, leaving no partial file, when the file cannot be written.
         """
         target = self.folder / f"{index + 1:04d}.dcm"
         with quiet_parsing():  # odd values of the source are passed on as they are
             dataset = self._header(index)
-            self._set_pixels(dataset, index, values_hu, mask)
+            self._set_pixels(dataset, index, values, mask)
             buffer = io.BytesIO()
             dataset.save_as(buffer, enforce_file_format=True)
         write_whole(target, buffer.getbuffer())
@@ -246,7 +180,7 @@ class DerivedWriter:
         for path in sorted(self.folder.glob("[0-9]*.dcm"))[:1]:
             left = read_header(path)
             if left is not None and text(left.dataset, "SeriesInstanceUID") == self.series_uid:
-                started = text(left.dataset, "SeriesDate") + text(left.dataset, "SeriesTime")
+                started = text(left.dataset, "ContentDate") + text(left.dataset, "ContentTime")
                 return datetime.strptime(started, "%Y%m%d%H%M%S").replace(tzinfo=_time_zone(left.dataset)).astimezone()
         return None
 
@@ -259,7 +193,7 @@ class DerivedWriter:
     def _header(self, index: int) -> Dataset:
         source = self.source.header(index)
         dataset = copy.deepcopy(source)
-        _drop_stale(dataset)
+        _drop_stale(dataset, self.kind.kept_private)
         self._identify(dataset, index)
         self._complete(dataset)
         self._keep_lossy_history(dataset, source)
@@ -269,7 +203,7 @@ class DerivedWriter:
         return dataset
 
     def _identify(self, dataset: Dataset, index: int) -> None:
-        dataset.SOPClassUID = CTImageStorage
+        dataset.SOPClassUID = self.kind.sop_class
         dataset.SOPInstanceUID = _uid("instance", self.series_uid, str(index))
         dataset.SeriesInstanceUID = self.series_uid
         series_number = int(number(dataset, "SeriesNumber") or 0) + self._number_offset
@@ -277,18 +211,18 @@ class DerivedWriter:
         dataset.InstanceNumber = index + 1
         created = self.created.astimezone(_time_zone(dataset))
         date, time = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
-        for prefix in ("Series", "Content", "InstanceCreation"):
+        for prefix in self.kind.dated:
             setattr(dataset, f"{prefix}Date", date)
             setattr(dataset, f"{prefix}Time", time)
 
     def _complete(self, dataset: Dataset) -> None:
-        missing = [keyword for keyword in _TYPE_2 if keyword not in dataset]
+        missing = [keyword for keyword in self.kind.type_2 if keyword not in dataset]
         if text(dataset, "BodyPartExamined") not in _UNPAIRED and not {"Laterality", "ImageLaterality"} & set(
             dataset.dir()
         ):
             missing.append("Laterality")  # type 2C: the body part may be one of a pair
         for keyword in missing:
-            setattr(dataset, keyword, None)
+            setattr(dataset, keyword, Sequence() if dictionary_VR(keyword) == "SQ" else None)
         if missing:
             self._warn(f"the source lacks {', '.join(missing)}: written empty")
         for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
@@ -305,7 +239,7 @@ class DerivedWriter:
         what = self.derivation
         kept = texts(dataset, "ImageType")[2:]
         if not kept or kept[0] == "VOLUME":  # enhanced CT's word, not allowed here
-            kept = ("AXIAL",)
+            kept = self.kind.image_type
         dataset.ImageType = ["DERIVED", "PRIMARY", *kept]
         label = " AI, research use only" if what.nature == "AI-processed" else " research use only"
         tail = (_ascii(what.series_description_suffix)[: 63 - len(label)] + label).replace("\\", "/")
@@ -357,27 +291,62 @@ class DerivedWriter:
     # -- the pixels --------------------------------------------------------------------------------------
 
     def _set_pixels(
-        self, dataset: Dataset, index: int, values_hu: NDArray[np.floating], mask: NDArray[np.bool_] | None
+        self, dataset: Dataset, index: int, values: NDArray[np.floating], mask: NDArray[np.bool_] | None
     ) -> None:
-        source = _encoding(dataset)
         mask = self.source.padding(index) if mask is None else mask
-        keep = self.source.stored(index) if self.rescale is None and mask is not None and mask.any() else None
-        if self.rescale is not None:
-            source = _Encoding(*self.rescale, 16, source.is_signed)
-            _set_rescale(dataset, *self.rescale)
-        numbers = source.numbers(values_hu)
+        keep = self._kept(index, mask)
+        if self.source.unit == "SUV":
+            encoding, numbers = self._activity(index, values, mask)
+            set_rescale(dataset, encoding)
+        else:
+            encoding, numbers = self._hounsfield(dataset, values)
         if keep is not None:
             numbers[mask] = keep[mask]
-        encoding = self._fitting(source, numbers, index)
+        if self.source.unit == "HU":
+            encoding = self._fitting(encoding, numbers, index)
         pixels = np.clip(numbers, *encoding.limits).astype(encoding.dtype)
         self._set_padding(dataset, encoding, pixels, mask)
-        _set_format(dataset, encoding, pixels)
+        _set_format(dataset, encoding, pixels, self.kind.rescale_type)
         self._set_window(dataset)
         if self.transfer_syntax == ExplicitVRLittleEndian:
             dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
             dataset["PixelData"].VR = "OB" if encoding.bits <= 8 else "OW"
         else:
             self._compress(dataset, pixels)
+
+    def _kept(self, index: int, mask: NDArray[np.bool_] | None) -> NDArray[np.integer] | None:
+        """The source's numbers, where its padding is to stay; that of PET only as far as 16 signed bits hold it."""
+        if self.rescale is not None or mask is None or not mask.any():
+            return None
+        stored = self.source.stored(index)
+        limits = np.iinfo(np.int16)
+        holds = limits.min <= stored[mask].min() and stored[mask].max() <= limits.max
+        return stored if holds or self.source.unit == "HU" else None
+
+    def _hounsfield(self, dataset: Dataset, values: NDArray[np.floating]) -> tuple[Encoding, NDArray[np.float64]]:
+        encoding = of_header(dataset)
+        if self.rescale is not None:
+            encoding = Encoding(*self.rescale, 16, encoding.is_signed)
+            set_rescale(dataset, encoding)
+        return encoding, encoding.numbers(values)
+
+    def _activity(
+        self, index: int, values: NDArray[np.floating], mask: NDArray[np.bool_] | None
+    ) -> tuple[Encoding, NDArray[np.float64]]:
+        """SUV in the unit of the source, whose own factor is undone; padding does not widen the range."""
+        activity = values.astype(np.float64) / cast("PetSource", self.source).suv_factor(index)
+        if not self._has_negative:
+            activity = np.maximum(activity, 0)
+        if mask is not None:
+            activity = np.where(mask, 0, activity)
+        encoding = of_range(activity)
+        return encoding, encoding.numbers(activity)
+
+    @cached_property
+    def _has_negative(self) -> bool:
+        """True where any slice of the source has numbers below zero, as filtered back-projection leaves."""
+        n = self.source.geometry.n_slices
+        return any(_measured(self.source, k).min(initial=0) < 0 for k in range(n))
 
     def _compress(self, dataset: Dataset, pixels: NDArray[np.integer]) -> None:
         try:
@@ -388,14 +357,14 @@ class DerivedWriter:
                 "use the transfer syntax explicit"
             ) from None
 
-    def _fitting(self, source: _Encoding, numbers: NDArray[np.float64], index: int) -> _Encoding:
+    def _fitting(self, source: Encoding, numbers: NDArray[np.float64], index: int) -> Encoding:
         """The source's encoding, or 16 bits where the numbers of this slice need them."""
         low, high = float(numbers.min()), float(numbers.max())
         if source.limits[0] * source.slope + source.intercept <= AIR_HU:
             low = max(low, source.limits[0])
         if source.fits(low, high):
             return source
-        wide = _Encoding(source.slope, source.intercept, 16, source.is_signed or low < 0)
+        wide = Encoding(source.slope, source.intercept, 16, source.is_signed or low < 0)
         range_hu = [stored * source.slope + source.intercept for stored in (low, high)]
         clipped = "" if wide.fits(low, high) else ", and still clipped"
         self._warn(
@@ -405,7 +374,7 @@ class DerivedWriter:
         return wide
 
     def _set_padding(
-        self, dataset: Dataset, encoding: _Encoding, pixels: NDArray[np.integer], mask: NDArray[np.bool_] | None
+        self, dataset: Dataset, encoding: Encoding, pixels: NDArray[np.integer], mask: NDArray[np.bool_] | None
     ) -> None:
         """Carry PixelPaddingValue over, and keep measured pixels off it."""
         if "PixelPaddingValue" not in dataset:
@@ -465,18 +434,27 @@ def _time_zone(dataset: Dataset) -> tzinfo | None:
     return datetime.strptime(offset, "%z").tzinfo if re.fullmatch(r"[+-]\d{4}", offset) else None
 
 
-def _drop_stale(dataset: Dataset) -> None:
-    for keyword in _STALE:
+def _measured(source: HeaderSource, index: int) -> NDArray[np.integer]:
+    """The stored numbers of a slice that are no padding."""
+    stored, padding = source.stored(index), source.padding(index)
+    return stored if padding is None else stored[~padding]
+
+
+def _drop_stale(dataset: Dataset, kept_private: tuple[int, ...]) -> None:
+    for keyword in STALE:
         dataset.pop(keyword, None)
-    _drop_private(dataset)
+    _drop_private(dataset, kept_private)
     for tag in list(dataset.keys()):
         if tag.element == 0 or 0x5000 <= tag.group <= 0x50FF or _is_embedded_overlay(dataset, tag.group):
             del dataset[tag]
 
 
-def _drop_private(dataset: Dataset) -> None:
-    """Remove private elements at every depth, decoding sequences only: other values may be too odd to parse."""
+def _drop_private(dataset: Dataset, kept: tuple[int, ...] = ()) -> None:
+    """Remove private elements at every depth but for the groups `kept`, decoding sequences only: other values may be
+    too odd to parse."""
     for tag in list(dataset.keys()):
+        if tag.group in kept:
+            continue
         if tag.is_private:
             del dataset[tag]
         elif dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ":
@@ -489,17 +467,7 @@ def _is_embedded_overlay(dataset: Dataset, group: int) -> bool:
     return 0x6000 <= group <= 0x60FF and (group, 0x3000) not in dataset
 
 
-def _encoding(dataset: Dataset) -> _Encoding:
-    slope, intercept = number(dataset, "RescaleSlope") or 1.0, number(dataset, "RescaleIntercept") or 0.0
-    bits = min(int(dataset.get("BitsStored") or 16), 16)
-    return _Encoding(slope, intercept, bits, dataset.get("PixelRepresentation") == 1)
-
-
-def _set_rescale(dataset: Dataset, slope: float, intercept: float) -> None:
-    dataset.RescaleSlope, dataset.RescaleIntercept = f"{slope:.12g}", f"{intercept:.12g}"
-
-
-def _set_format(dataset: Dataset, encoding: _Encoding, pixels: NDArray[np.integer]) -> None:
+def _set_format(dataset: Dataset, encoding: Encoding, pixels: NDArray[np.integer], rescale_type: str) -> None:
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.BitsAllocated = pixels.dtype.itemsize * 8
@@ -508,7 +476,8 @@ def _set_format(dataset: Dataset, encoding: _Encoding, pixels: NDArray[np.intege
     for keyword, value in (("RescaleSlope", encoding.slope), ("RescaleIntercept", encoding.intercept)):
         if not (sent := text(dataset, keyword)) or "," in sent:
             setattr(dataset, keyword, f"{value:g}")
-    dataset.RescaleType = "HU"
+    if rescale_type:
+        dataset.RescaleType = rescale_type
 
 
 def _is_acquisition(item: Dataset) -> bool:

@@ -1,6 +1,7 @@
-"""A DICOM folder as series of CT slices in HU, each at its place in the patient.
+"""A DICOM folder as series of CT slices in HU or PET slices in SUV, each at its place in the patient.
 
     HU = stored * RescaleSlope + RescaleIntercept      slope and intercept of each slice (PS3.3 C.11.1)
+    SUV = factor * stored * RescaleSlope               PET, factor and slope of each slice (suv.py)
 
 `scan` reads headers and judges every series; `open_series` gives one as a lazy `SliceSource`, one decoded slice in
 memory at a time. Padding is what PixelPaddingValue (and its range limit) says, PS3.3 C.7.5.1.1.2, and, as the tag
@@ -25,7 +26,7 @@ from medidiff.errors import DicomError, GeometryError, InputError
 from medidiff.io.decode import read_frame
 from medidiff.io.enhanced import copied, flatten, is_multi_frame
 from medidiff.io.headers import MALFORMED, quiet_parsing, read_header, sop_class, text
-from medidiff.io.quality import CT_CLASSES, assemble
+from medidiff.io.quality import CLASSES, PET_CLASS, assemble
 from medidiff.io.series import Instance, Series, geometry, instance, stacks
 from medidiff.progress import Progress, silent
 from medidiff.units import Unit
@@ -101,20 +102,22 @@ def open_series(series: Series, *, allow_gaps: bool = False) -> DicomSource:
     return DicomSource(series)
 
 
-def load_volume(path: Path, *, series_uid: str | None = None, allow_gaps: bool = False) -> Volume:
-    """The one usable series of a path (or the one named) as a volume in memory.
+def load_volume(
+    path: Path, *, series_uid: str | None = None, allow_gaps: bool = False, unit: Unit | None = None
+) -> Volume:
+    """The one usable series of a path (or the one named, or the one in `unit`) as a volume in memory.
 
     Raises DicomError when there is none, or more than one to choose from.
     """
     folder = scan(path)
-    chosen = [s for s in folder.series if series_uid in (None, s.uid)]
+    chosen = [s for s in folder.series if series_uid in (None, s.uid) and unit in (None, s.unit)]
     ready = [s for s in chosen if s.usable or (allow_gaps and s.reason == s.gaps)]
     if len(ready) > 1:
-        raise DicomError(f"{path}: holds {len(ready)} usable CT series, expected one; name one by its series UID")
+        raise DicomError(f"{path}: holds {len(ready)} usable series, expected one; name one by its series UID")
     if not ready and len(chosen) == 1:
         open_series(chosen[0])
     if not ready:
-        raise DicomError(f"{path}: no usable CT series among {len(chosen)}{_first_fault(folder, chosen)}")
+        raise DicomError(f"{path}: no usable CT or PET series among {len(chosen)}{_first_fault(folder, chosen)}")
     return replace(
         collect(open_series(ready[0], allow_gaps=allow_gaps)), frame_of_reference=ready[0].frame_of_reference
     )
@@ -123,23 +126,31 @@ def load_volume(path: Path, *, series_uid: str | None = None, allow_gaps: bool =
 class DicomSource:
     """The slices of a series, read one at a time (a `SliceSource`), with their headers for writing a derived series."""
 
-    unit: Unit = "HU"
-
     def __init__(self, series: Series) -> None:
         self.series = series
+        self.unit: Unit = series.unit
         self.geometry: Geometry = geometry(series.instances)
         self._last: tuple[int, NDArray[np.integer]] | None = None
 
     def read(self, index: int) -> NDArray[np.float32]:
-        """(rows, columns) HU; padding comes as its stored number, rescaled like the rest."""
+        """(rows, columns) HU or SUV; padding comes as its stored number, rescaled like the rest."""
         here = self.series.instances[index]
+        if self.unit == "SUV":
+            return (self.stored(index) * (_given(here.slope) * self.suv_factor(index))).astype(np.float32)
         return (self.stored(index) * _given(here.slope) + _given(here.intercept)).astype(np.float32)
+
+    def suv_factor(self, index: int) -> float:
+        """SUV = factor * stored number * RescaleSlope, for slice `index` of a PET series."""
+        assert self.series.suv is not None  # a PET series without is not usable, and never opened
+        return self.series.suv.factors[index]
 
     def padding(self, index: int) -> NDArray[np.bool_] | None:
         """(rows, columns) True where the scanner wrote no measurement; None when there is no such pixel."""
         stored, here = self.stored(index), self.series.instances[index]
         limits = _padding_limits(self.header(index))
-        mask = _constant_outside(stored, _given(here.slope), _given(here.intercept))
+        mask = np.zeros(stored.shape, dtype=bool)
+        if self.unit == "HU":
+            mask |= _constant_outside(stored, _given(here.slope), _given(here.intercept))
         if limits is not None:
             mask |= (stored >= limits[0]) & (stored <= limits[1])
         return mask if mask.any() else None
@@ -186,10 +197,13 @@ def _read_instances(file: Path) -> list[Instance]:
     header = read_header(file, TAGS)
     if header is None:
         return []
-    dataset, syntax = header.dataset, str(header.transfer_syntax)
+    dataset: Dataset = header.dataset
+    syntax = str(header.transfer_syntax)
     try:
-        if sop_class(dataset) not in CT_CLASSES:
+        if sop_class(dataset) not in CLASSES:
             return [instance(file, None, dataset, syntax, whole=True)]
+        if sop_class(dataset) == PET_CLASS:
+            dataset = _all_of(file)  # private elements have no fixed tags
         whole = header.whole and (header.pixels is not None or header.is_deflated)
         if not whole and not text(dataset, "SeriesInstanceUID"):
             raise DicomError(f"{file}: cut short; copy it again")
@@ -198,6 +212,13 @@ def _read_instances(file: Path) -> list[Instance]:
         return [instance(file, k, frame, syntax, whole) for k, frame in enumerate(flatten(dataset))]
     except MALFORMED as error:
         raise DicomError(f"{file}: its header is malformed; copy it again") from error  # no header text in messages
+
+
+def _all_of(file: Path) -> Dataset:
+    header = read_header(file)
+    if header is None:
+        raise DicomError(f"{file}: no longer a DICOM file")
+    return header.dataset
 
 
 def _series(found: list[Instance], unreadable: Counter[Path]) -> Iterator[Series]:

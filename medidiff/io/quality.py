@@ -12,9 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    PositronEmissionTomographyImageStorage,
+)
 
 from medidiff.io.decode import can_decode, syntax_name
+from medidiff.io.petquality import PET_FAULTS, uptake
 from medidiff.io.series import (
     SAME_PLACE_MM,
     Instance,
@@ -23,9 +30,12 @@ from medidiff.io.series import (
     series_uid,
     shared_frame_of_reference,
 )
+from medidiff.units import Unit
 from medidiff.volume import Geometry
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+PET_CLASS = PositronEmissionTomographyImageStorage
+CLASSES = (*CT_CLASSES, PET_CLASS)
 GAP = 1.5  # steps above this multiple of the median are missing slices
 TILT_DEGREES = 0.5  # a smaller angle is rounding of the header
 HU_UNITS = ("", "[hnsf'U]", "HU")
@@ -47,6 +57,8 @@ LEARNED_OR_ITERATIVE = {
     r"\bMEDIDIFF\b(?! FROM)": "medidiff",
     r"ITERATIVE": "an iterative method",
 }
+DENOISERS = ("a denoiser", "medidiff")
+NAMED = {name: pattern for pattern, name in LEARNED_OR_ITERATIVE.items()}
 DENOISED = "its noise is of another kind than that of filtered back-projection"
 SIEMENS_STRENGTH = re.compile(r"^[A-Z][a-z]\d\d[a-z]?-[1-5]\b")  # Br38f\3: the second value is the ADMIRE strength
 
@@ -73,11 +85,18 @@ def assemble(stack: tuple[Instance, ...], damaged: int = 0) -> Series:
         frame_of_reference=shared_frame_of_reference(stack),
         instances=stack,
     )
-    return _judge(series, place, damaged)
+    return _judge(series, place, damaged, OTHER) if series.unit == "HU" else _judge_pet(series, place, damaged)
 
 
-def _judge(series: Series, place: Geometry | None, damaged: int) -> Series:
-    for fault in (*OTHER, *BROKEN):
+def _judge_pet(series: Series, place: Geometry | None, damaged: int) -> Series:
+    """The verdict on a PET series, with its uptake values where they can be known."""
+    found, reason = uptake(series.instances)
+    judged = _judge(replace(series, suv=found), place, damaged, (*OTHER_PET, lambda stack: reason))
+    return judged if found is None else replace(judged, warnings=(*judged.warnings, *found.warnings))
+
+
+def _judge(series: Series, place: Geometry | None, damaged: int, other: tuple[Fault, ...]) -> Series:
+    for fault in (*other, *BROKEN):
         reason = fault(series.instances)
         if reason:
             return replace(series, reason=reason, is_broken=fault in BROKEN)
@@ -107,14 +126,16 @@ def _wrong_class(stack: tuple[Instance, ...]) -> str:
     uid, modality = stack[0].sop_class_uid, stack[0].modality
     if not uid or not all(i.sop_instance_uid for i in stack):
         return "SOPClassUID or SOPInstanceUID is empty, in the data set and in the file meta"
-    if uid in CT_CLASSES:
+    if uid in CLASSES:
         return ""
     name = UID(uid).name if UID(uid).is_valid else "an unknown SOP class"  # a damaged one may hold other header bytes
     if "Secondary Capture" in name:
         return "secondary capture, set aside"
-    if modality in ("PT", "MR"):
-        return f"{'PET' if modality == 'PT' else 'MR'} is not supported yet: medidiff denoises CT in HU"
-    return f"{name} is not a CT image"
+    if "PET" in name:
+        return "enhanced PET is not supported yet: export the series as classic PET images, one file a slice"
+    if modality == "MR":
+        return "MR is not supported yet: medidiff reads CT in HU and PET in SUV"
+    return f"{name} is neither a CT nor a PET image"
 
 
 def _localizer(stack: tuple[Instance, ...]) -> str:
@@ -183,6 +204,7 @@ def _cut_short(stack: tuple[Instance, ...]) -> str:
 
 Fault = Callable[[tuple[Instance, ...]], str]
 OTHER: tuple[Fault, ...] = (_wrong_class, _localizer, _not_hu, _colour)  # no CT scan: nobody asked for it
+OTHER_PET: tuple[Fault, ...] = (_wrong_class, *PET_FAULTS, _colour)
 BROKEN: tuple[Fault, ...] = (_cut_short, _undecodable, _misplaced, _duplicates)  # a CT scan that cannot be used
 
 
@@ -206,8 +228,13 @@ def _gaps(place: Geometry) -> str:
     )
 
 
-def _denoised_by(words: str, kernel: str) -> str:
-    """What took noise out of a series before, by kernel, filter, algorithm or description; "" where nothing says so."""
+def _denoised_by(words: str, kernel: str, unit: Unit) -> str:
+    """What took noise out of a series before, by kernel, filter, algorithm or description; "" where nothing says so.
+
+    PET is reconstructed iteratively as a rule: there only a denoiser counts.
+    """
+    if unit == "SUV":
+        return next((name for name in DENOISERS if re.search(NAMED[name], words, re.I)), "")
     if SIEMENS_STRENGTH.match(kernel):
         return "Siemens ADMIRE"
     return next((name for pattern, name in LEARNED_OR_ITERATIVE.items() if re.search(pattern, words, re.I)), "")
@@ -220,7 +247,7 @@ def _warnings(series: Series, place: Geometry) -> list[str]:
     if not place.is_even:
         low, high = place.steps_mm.min(), place.steps_mm.max()
         found.append(f"uneven spacing: steps of {low:.2f} to {high:.2f} mm, median {place.slice_spacing_mm:.2f} mm")
-    if made_by := _denoised_by(stack[0].reconstruction, series.kernel):
+    if made_by := _denoised_by(stack[0].reconstruction, series.kernel, series.unit):
         name = series.kernel or "unknown"
         found.append(f"kernel {name}: already reconstructed iteratively or by deep learning ({made_by}): {DENOISED}")
     if any(i.rescale_type == "US" and not i.real_world_unit for i in stack):

@@ -18,9 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import PositronEmissionTomographyImageStorage, generate_uid
 
 from medidiff.io.headers import number, numbers, sop_class, sop_instance, text, texts
+from medidiff.io.petheader import PetHeader, pet_header
+from medidiff.io.suv import Suv
+from medidiff.units import Unit
 from medidiff.volume import Geometry
 
 SAME_PLACE_MM = 0.01  # closer slices are one slice twice
@@ -64,6 +67,7 @@ class Instance:
     reconstruction: str
     lossy: bool
     whole: bool  # False when the file ends before its pixel data do
+    pet: PetHeader | None = None  # of a PET image, what its uptake values depend on
 
     @property
     def has_place(self) -> bool:
@@ -82,7 +86,7 @@ class Series:
     `reason` says why not, and is empty for a usable series; when missing slices are the only fault it equals `gaps`.
     `is_broken` tells a CT scan that cannot be used (duplicates, lost positions) from what is no CT scan at all.
     `spacing` is (slice, row, column) in mm, the first being the median step, 0 for a single slice. `mas` and `kvp`
-    are medians over the slices.
+    are medians over the slices. `suv` is what makes uptake values of a PET series, None where there are none.
     """
 
     uid: str
@@ -104,6 +108,12 @@ class Series:
     gaps: str = ""
     is_broken: bool = False
     warnings: tuple[str, ...] = ()
+    suv: Suv | None = None
+
+    @property
+    def unit(self) -> Unit:
+        """What its values are in once they are read."""
+        return "SUV" if self.sop_class_uid == PositronEmissionTomographyImageStorage else "HU"
 
     @property
     def usable(self) -> bool:
@@ -146,6 +156,7 @@ def instance(path: Path, frame: int | None, header: Dataset, transfer_syntax: st
         reconstruction=" ".join(" ".join(texts(header, word)) for word in words),
         lossy=text(header, "LossyImageCompression") == "01",
         whole=whole,
+        pet=pet_header(header) if sop_class(header) == PositronEmissionTomographyImageStorage else None,
     )
 
 
@@ -246,7 +257,7 @@ def _parted_by_plane(instances: list[Instance]) -> list[list[Instance]]:
 
 
 def _parted_where_they_collide(instances: list[Instance]) -> list[list[Instance]]:
-    if not _collide(instances):
+    if instances[0].pet is not None or not _collide(instances):  # time points of PET are no series of their own
         return [instances]
     keys: tuple[Callable[[Instance], Hashable], ...] = (
         lambda i: i.acquisition,

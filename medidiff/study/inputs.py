@@ -20,9 +20,9 @@ from pydantic import TypeAdapter
 from medidiff.errors import GeometryError, InputError, UnitError
 from medidiff.evaluate.phantoms import PhantomCase
 from medidiff.evaluate.view import Feature, ReferenceNoise
-from medidiff.inference.cases import Case, DicomCase, NiftiCase, find_cases
-from medidiff.io.files import file_hash, write_whole
-from medidiff.io.nifti import NiftiSource, is_nifti_name, on_grid, open_nifti
+from medidiff.inference.cases import Case, DicomCase, find_cases
+from medidiff.io.files import write_whole
+from medidiff.io.nifti import NiftiSource, on_grid
 from medidiff.physics.ct import KERNELS
 from medidiff.simulate import Acquisition, Calibration, LowDose, LowDoseSource, calibrate, z_weights
 from medidiff.units import Unit
@@ -193,19 +193,11 @@ class DrawnCase:
 
 
 def one_scan(path: Path, allow_gaps: bool = False, unit: Unit = "HU") -> Case:
-    """The only scan of a path; raises InputError where there is none, or more than one.
-
-    DICOM is CT in HU, so that any other unit is that of a NIfTI file.
-    """
-    if unit != "HU":
-        if not path.exists():
-            raise InputError(f"{path}: no such file")
-        if not is_nifti_name(path):
-            raise InputError(f"{path}: expected a NIfTI file in {unit}, found something else; convert it first")
-        return NiftiCase(open_nifti(path, unit), file_hash(path), modality="PT")
-    found = find_cases(path, allow_gaps=allow_gaps)
+    """The only scan of a path in a unit; raises InputError where there is none, or more than one."""
+    found = find_cases(path, allow_gaps=allow_gaps, unit=unit)
     if len(found.cases) != 1:
-        raise InputError(f"{path}: holds {len(found.cases)} CT series, expected one; name the folder of one series")
+        kind = "CT" if unit == "HU" else "PET"
+        raise InputError(f"{path}: holds {len(found.cases)} {kind} series, expected one; name the folder of one series")
     if found.damaged:
         raise InputError(found.damaged[0])
     return found.cases[0]

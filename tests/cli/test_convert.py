@@ -182,7 +182,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     write_nifti(tmp_path / "other.nii", phantom((3, 3)))
     faults: list[tuple[type[MedidiffError], str, list[object]]] = [
         (InputError, "no such file", [tmp_path / "absent", tmp_path / "x.nii"]),
-        (InputError, "no usable CT series", [tmp_path / "empty", tmp_path / "x.nii"]),
+        (InputError, "no usable CT or PET series", [tmp_path / "empty", tmp_path / "x.nii"]),
         (UsageError, "ends in .nii", [source, tmp_path / "x"]),
         (UsageError, "both names are NIfTI", [tmp_path / "good.nii", tmp_path / "x.nii"]),
         (UsageError, "this is DICOM to NIfTI", [source, tmp_path / "x.nii", "--like", source]),

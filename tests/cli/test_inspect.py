@@ -29,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def folder(tmp_path: Path, write_series: Write) -> Path:
-    """A smooth series, a sharp one with a slice missing, a PET series and a text file."""
+    """A smooth series, a sharp one with a slice missing, a PET series without SUV and a text file."""
     write_series(tmp_path / "a", n=6, seed=1, Exposure=150)
     write_series(tmp_path / "b", n=6, seed=2, kernel="B70f")
     (tmp_path / "b" / "IM0003").unlink()
@@ -43,12 +43,12 @@ def test_one_line_per_series_with_the_verdict(run: Callable[..., tuple[int, str,
     lines = out.splitlines()
     assert (code, err, len(lines)) == (0, "", 5)
     cells = [[cell for cell in line.split("  ") if cell] for line in lines]
-    assert [c.strip() for c in cells[1][:8]] == [
-        *("1", "CT", "6 x 48 x 48", "2 x 0.8 x 0.8", "B40f", "120", "150", "explicit little endian")
+    assert [c.strip() for c in cells[1][:9]] == [
+        *("1", "CT", "6 x 48 x 48", "2 x 0.8 x 0.8", "HU", "B40f", "120", "150", "explicit little endian")
     ]
     assert cells[1][-1] == "usable"
     assert "about 1 slice missing" in lines[2]
-    assert "PET is not supported yet" in lines[3]
+    assert "RescaleIntercept is -1024, must be 0 in PET" in lines[3]
     assert lines[4].startswith("1 of 3 series usable, 1 files ignored (research use only")
     assert "SYNTHETIC" not in out
 
@@ -64,6 +64,22 @@ def test_json_gives_uids_and_the_noise_that_was_added(run: Callable[..., tuple[i
     assert 15 < first["noise_hu"] < 21
     assert (second["usable"], second["only_gaps"]) == (False, True)
     assert (third["modality"], third["noise_hu"]) == ("PT", None)
+
+
+def test_pet_shows_its_unit_its_rule_and_what_is_doubtful(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, write_pet: Callable[..., Path]
+) -> None:
+    """Noise is measured in HU and is not told for PET."""
+    write_pet(tmp_path, PatientWeight=70000)
+    _, out, _ = run(tmp_path)
+    assert "SUV" in out.splitlines()[1]
+    assert "usable; BQML START: decay from" in out
+    assert "PatientWeight is 70000: taken as grams" in out
+    _, out, _ = run(tmp_path, "--json")
+    (series,) = json.loads(out)["series"]
+    assert (series["unit"], series["noise_hu"], series["usable"]) == ("SUV", None, True)
+    assert series["suv_rule"].startswith("BQML START")
+    assert series["warnings"] == ["PatientWeight is 70000: taken as grams"]
 
 
 def test_a_stream_that_cannot_be_decoded_makes_a_series_unusable(

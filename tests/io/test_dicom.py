@@ -166,7 +166,7 @@ def test_a_localizer_is_set_aside(tmp_path: Path, write_series: Write) -> None:
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_SPECIFIC"]}, "material map"),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "EFF_ATOMIC_NUM"]}, "effective atomic number"),
         ({"Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, "MR is not supported yet"),
-        ({"Modality": "PT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.128"}, "PET is not supported yet"),
+        ({"Modality": "PT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.128"}, "RescaleIntercept is -1024, must be 0"),
         ({"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "secondary capture, set aside"),
         ({"ImagePositionPatient": None}, "ImagePositionPatient missing"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not two perpendicular"),

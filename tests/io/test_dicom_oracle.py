@@ -112,8 +112,8 @@ def test_isolated_slices_with_odd_headers_are_read(shared_data: Path) -> None:
         ("interop/edge_cases/sliceorientation", ["MR is not", "MR is not"]),
         ("interop/ge_tilt_variable_spacing", ["", ""]),
         ("interop/philips_localizer_and_sc", ["localizer"] + 4 * ["secondary capture"]),
-        ("pet/sts001_ge_fdg_wb", ["PET is not supported yet"]),
-        ("petct/acrin-nsclc-042_ge_jls", ["", "PET is not", "PET is not"]),
+        ("pet/sts001_ge_fdg_wb", [""]),
+        ("petct/acrin-nsclc-042_ge_jls", ["", "", "Units is PROPCNTS"]),
     ],
 )
 def test_every_kind_of_series_gets_its_verdict(shared_data: Path, name: str, verdicts: list[str]) -> None:

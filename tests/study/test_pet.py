@@ -86,7 +86,7 @@ def test_lesion_bias_equals_plain_numpy(study_file: Write, pet: dict[str, Any], 
 
 
 def test_what_works_on_hu_is_refused_beforehand(study_file: Write, pet: dict[str, Any]) -> None:
-    """A model, a method that knows the noise of CT, a strength found on CT, a CT preset, and DICOM: one sentence."""
+    """A model, a method that knows the noise of CT, a strength found on CT, a CT preset, an empty folder: one sentence."""
     methods = [
         {"name": "identity", "method": "identity"},
         {"name": "net", "model": "ct"},
@@ -100,7 +100,7 @@ def test_what_works_on_hu_is_refused_beforehand(study_file: Write, pet: dict[str
                   "blur: its default strength was found on CT: give smoothing for SUV"):  # fmt: skip
         assert fault in str(error.value), str(error.value)
     path.parent.joinpath("dicom").mkdir()
-    with pytest.raises(UsageError, match="dicom: expected a NIfTI file in SUV"):
+    with pytest.raises(UsageError, match="dicom: holds no files"):
         make_plan(study_of(study_file, **pet | {"cases": [{"paired": PAIR | {"scan": "dicom"}}]}))
 
 
