@@ -29,8 +29,9 @@ from medidiff.errors import ModelError
 from medidiff.io.files import file_hash
 from medidiff.networks.plain import PLAIN
 from medidiff.networks.unet import UNet
+from medidiff.noise.activity import FACTS, activity_of, facts_of, guide_of
 from medidiff.noise.level import noise_estimate, noise_map
-from medidiff.patches import crop, pad_to_multiple
+from medidiff.patches import crop, pad_block, pad_to_multiple
 from medidiff.scaling import LinearScaling
 from medidiff.seen import Seen
 
@@ -46,6 +47,8 @@ class Architecture(Settings):
     noise    the noise level as one number, or as a map of the slice as well
     spread   whether the network gives a standard deviation with its mean
     anchor   pixels over which the local mean of the scan is kept (see Denoiser)
+    dimensions   3: a block of slices at once, in units of its own local noise (medidiff.noise.activity)
+    guide    whether the network is shown a second image of the anatomy, which may be absent; with 3 dimensions
     """
 
     network: Literal["unet", "redcnn", "cnn10"] = "unet"
@@ -53,7 +56,8 @@ class Architecture(Settings):
     widths: tuple[int, ...] = (32, 64, 128, 256)
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     embedding: int = 64
-    dimensions: Literal[2] = 2
+    dimensions: Literal[2, 3] = 2
+    guide: bool = False
     fold: Literal["unshuffle", "haar"] = "unshuffle"
     fold_factor: Literal[2, 4] = 2
     noise: Literal["number", "map"] = "number"
@@ -78,6 +82,14 @@ class Architecture(Settings):
     def _haar_is_twofold(self) -> Architecture:
         if self.fold == "haar" and self.fold_factor != 2:
             raise ValueError(f"fold: haar works on 2 x 2 blocks, fold_factor {self.fold_factor} found: use unshuffle")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_their_own_neighbours(self) -> Architecture:
+        if self.dimensions == 3 and (self.slab != 1 or self.noise == "map"):
+            raise ValueError("dimensions: 3 takes a block of slices at once: set slab: 1 and noise: number")
+        if self.guide and self.dimensions != 3:
+            raise ValueError("guide: true needs dimensions: 3")
         return self
 
     @model_validator(mode="after")
@@ -169,6 +181,27 @@ class Model:
             noise_map=self._noise_map(slab[len(slab) // 2], estimate.level),
         )
 
+    def block(
+        self, volume: NDArray[np.float32], spacing_mm: tuple[float, float, float], guide: NDArray[np.float32] | None
+    ) -> tuple[Condition, NDArray[np.float32]]:
+        """Condition of a block (slices, rows, columns) in SUV and its local noise level in SUV, which is the unit that
+        the network works in; `guide` is a CT on the same grid in HU. All three sides are padded to the stride."""
+        activity = activity_of(volume, spacing_mm)
+        has_guide = guide is not None and self.architecture.guide
+        cond = Condition(
+            slab=self._padded_block(volume / activity.level),
+            r=torch.ones(1, device=self.device),
+            colour=torch.tensor([activity.colour], dtype=torch.float32, device=self.device),
+            null=torch.zeros(1, dtype=torch.bool, device=self.device),
+            guide=self._padded_block(guide_of(guide)) if guide is not None and has_guide else None,
+            facts=torch.from_numpy(facts_of(activity, spacing_mm, has_guide=has_guide))[None].to(self.device),
+        )
+        return cond, activity.level
+
+    def _padded_block(self, values: NDArray[np.float32]) -> Tensor:
+        block = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
+        return pad_block(block[None, None], self.stride)
+
     def _noise_map(self, image: NDArray[np.float32], level: float) -> Tensor | None:
         if self.architecture.noise == "number":
             return None
@@ -195,9 +228,9 @@ def build(architecture: Architecture) -> Denoiser | Regression:
         plain = PLAIN[architecture.network]()
         return Regression(plain, plain.smallest).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = UNet(
-        architecture.slab + 1 + (architecture.noise == "map"),
+        architecture.slab + 1 + (architecture.noise == "map") + architecture.guide,
         1 + architecture.spread,
-        features=FEATURES,
+        features=FEATURES + (FACTS if architecture.dimensions == 3 else 0),
         widths=architecture.widths,
         blocks=architecture.blocks,
         embedding=architecture.embedding,
@@ -205,12 +238,14 @@ def build(architecture: Architecture) -> Denoiser | Regression:
         fold_factor=architecture.fold_factor,
         wavelet=architecture.fold == "haar",
     )
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[architecture.dimensions]
+    network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
     return Denoiser(
         network,
         data_mean=architecture.data_mean,
         data_std=architecture.data_std,
         takes_map=architecture.noise == "map",
+        takes_guide=architecture.guide,
         gives_spread=architecture.spread,
         anchor=architecture.anchor,
     )

@@ -33,6 +33,16 @@ def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
     return padded.reshape(*image.shape[:-2], rows + down, columns + right)
 
 
+def pad_block(block: Tensor, stride: int) -> Tensor:
+    """(1, C, slices, rows, columns) padded at the end of its three axes to multiples of `stride`; see above."""
+    for axis in (-3, -2, -1):
+        n, missing = block.shape[axis], -block.shape[axis] % stride
+        order = torch.arange(n + missing, device=block.device)
+        mirrored = 2 * (n - 1) - order if missing < n else torch.full_like(order, n - 1)
+        block = block.index_select(axis, torch.where(order < n, order, mirrored))
+    return block
+
+
 def crop(image: Tensor, matrix: tuple[int, int]) -> Tensor:
     """Undo `pad_to_multiple`."""
     return image[..., : matrix[0], : matrix[1]]

@@ -40,6 +40,7 @@ from medidiff.data.trials import cases, low_dose, spread
 from medidiff.errors import InputError, OutputError, UsageError
 from medidiff.inference.methods import Learned
 from medidiff.inference.options import Options
+from medidiff.inference.restore import Restorer
 from medidiff.inference.tuned import Best, Tuned, TunedMethod, load_tuned, save_tuned
 from medidiff.io.files import file_hash
 from medidiff.model import load
@@ -249,6 +250,8 @@ def _require(settings: TuneSettings) -> list[Learned]:
     for name in settings.methods:
         BASELINES[name].require()
     models = [Learned(load(name), Options.of(model=name)) for name in settings.models]
+    for model in models:
+        model.require("HU")
     names = [*settings.methods, *(model.name for model in models)]
     if len(set(names)) < len(names):
         raise UsageError(f"--method, --model: {', '.join(sorted(names))}: each name may be there once")
@@ -290,6 +293,7 @@ def _gather(
 def _answer(model: Learned, slab: Image) -> Image:
     surplus = (len(slab) - model.slab) // 2
     restorer = model.for_case("")
+    assert isinstance(restorer, Restorer)  # `_require`: it is a model for CT, of slices
     return restorer.slice(0, slab[surplus : len(slab) - surplus]).image
 
 

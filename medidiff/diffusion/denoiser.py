@@ -45,6 +45,8 @@ class Condition:
     colour  (B, 2)            how much noise survives 2- and 4-fold averaging (see medidiff.noise.level)
     null    (B,) bool         True: no condition, the slab is ignored
     noise_map (B, 1, *spatial)  log2 of the local noise level relative to r; None: the same everywhere
+    guide     (B, 1, *spatial)  another image of the same anatomy; None: there is none
+    facts     (B, F)            what else a network is told of the image; None: nothing
     """
 
     slab: Tensor
@@ -52,6 +54,8 @@ class Condition:
     colour: Tensor
     null: Tensor
     noise_map: Tensor | None = None
+    guide: Tensor | None = None
+    facts: Tensor | None = None
 
     @property
     def y(self) -> Tensor:
@@ -61,9 +65,8 @@ class Condition:
 
     def to(self, device: torch.device) -> Condition:
         """The same batch on another device."""
-        noise_map = None if self.noise_map is None else self.noise_map.to(device)
-        slab, r, colour, null = (t.to(device) for t in (self.slab, self.r, self.colour, self.null))
-        return Condition(slab, r, colour, null, noise_map)
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return Condition(**{name: value.to(device) for name, value in known.items()})
 
     def as_null(self) -> Condition:
         """The same batch with the condition taken away."""
@@ -109,8 +112,8 @@ def anchored(residual: Tensor, pixels: float) -> Tensor:
 class Denoiser(nn.Module):
     """A network with its preconditioning.
 
-    network    (B, K + 1, *spatial), (B, FEATURES) -> (B, 1, *spatial); with `takes_map` one channel more comes in,
-               with `gives_spread` one more goes out
+    network    (B, K + 1, *spatial), (B, FEATURES + F) -> (B, 1, *spatial); with `takes_map` and with `takes_guide` one
+               channel more comes in, with `gives_spread` one more goes out
     data_mean, data_std   of clean images in model units; used when there is no condition
     anchor     pixels, the Gaussian over which `mean` keeps the local mean of y: E[x | y] = y + r (F - G F). A mean of a
                hundred pixels is measured better than any training set knows it, so neither HU nor the contrast of what
@@ -124,12 +127,14 @@ class Denoiser(nn.Module):
         data_mean: float = -0.4,
         data_std: float = 0.45,
         takes_map: bool = False,
+        takes_guide: bool = False,
         gives_spread: bool = False,
         anchor: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
-        self.takes_map, self.gives_spread, self.anchor = takes_map, gives_spread, anchor
+        self.takes_map, self.takes_guide = takes_map, takes_guide
+        self.gives_spread, self.anchor = gives_spread, anchor
         self.data_mean, self.data_std = data_mean, data_std
 
     def mean(self, cond: Condition) -> Tensor:
@@ -195,7 +200,9 @@ class Denoiser(nn.Module):
         is_mean = torch.ones_like(r) if ratio is None else torch.isinf(ratio).to(state.dtype)
         log_ratio = torch.zeros_like(r) if ratio is None else torch.nan_to_num(torch.log(ratio), posinf=0.0)
         features = torch.stack([log_ratio / 2, is_mean, 1 - known, colour[:, 0], colour[:, 1]], dim=1)
-        stacked = torch.cat([state, images, *self._map(y, cond)], dim=1)
+        if cond.facts is not None:
+            features = torch.cat([features, cond.facts], dim=1)
+        stacked = torch.cat([state, images, *self._map(y, cond), *self._guide(y, cond)], dim=1)
         if stacked.ndim == 4:
             stacked = stacked.contiguous(memory_format=torch.channels_last)
         out = self.network(stacked, features)
@@ -206,3 +213,8 @@ class Denoiser(nn.Module):
             return []
         level = torch.zeros_like(y) if cond.noise_map is None else cond.noise_map
         return [torch.where(column(cond.null, level), torch.zeros_like(level), level)]
+
+    def _guide(self, y: Tensor, cond: Condition) -> list[Tensor]:
+        if not self.takes_guide:
+            return []
+        return [torch.zeros_like(y) if cond.guide is None else cond.guide]

@@ -29,6 +29,7 @@ from medidiff.metrics.uncertainty import NOMINAL, Z90
 from medidiff.metrics.windows import smoothed
 
 TISSUES = ("air", "lung", "edge", "fat", "soft", "contrast", "bone")
+EVERYWHERE = "everywhere"
 PLATEAUS_HU = ((-2000, -960), (-920, -640), (-560, -200), (-140, -60), (-10, 120), (160, 220), (280, 4000))
 SMOOTHING = 1.5  # pixels; less and noise chooses the tissue, more and edges do
 NODES = tuple(float(u) for u in np.arange(-6, 2.01, 0.5))  # of u
@@ -56,6 +57,12 @@ class Calibration:
         at = np.full_like(sd, colour)
         return sd * self.factor(tissue_position(x_hat), relative_level(sd, r), at)
 
+    def by_level(self, sd: NDArray[np.float32], level: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated deviation of a block from the predicted one and the local noise level, all of one shape and unit,
+        with the factors of the first row: where there are no tissues to tell apart."""
+        nodes = np.interp(relative_level(sd, level), self.nodes, np.log(self.factors[0]))
+        return sd * np.exp(nodes).astype(np.float32)
+
     def factor(
         self, position: NDArray[np.float32], level: NDArray[np.float32], colour: NDArray[np.float32]
     ) -> NDArray[np.float32]:
@@ -66,11 +73,15 @@ class Calibration:
         log += np.interp(colour, self.colours, np.log(self.colour_factors))
         return np.exp(log).astype(np.float32)
 
+    @property
+    def _rows(self) -> tuple[str, ...]:
+        return TISSUES if len(self.factors) == len(TISSUES) else (EVERYWHERE,)
+
     def to_dict(self) -> dict[str, Any]:
         """For a card: JSON types, four digits."""
         return {
             "nodes": list(self.nodes),
-            "factors": {t: _digits(f) for t, f in zip(TISSUES, self.factors, strict=True)},
+            "factors": {t: _digits(f) for t, f in zip(self._rows, self.factors, strict=True)},
             "colours": list(self.colours),
             "colour_factors": _digits(self.colour_factors),
         }
@@ -85,7 +96,8 @@ def of_card(uncertainty: dict[str, Any], source: Source) -> Calibration | None:
         return None
     if "table" in uncertainty:
         table = uncertainty["table"]
-        rows = tuple(tuple(table["factors"][t]) for t in TISSUES)
+        names = (EVERYWHERE,) if EVERYWHERE in table["factors"] else TISSUES
+        rows = tuple(tuple(table["factors"][name]) for name in names)
         return Calibration(rows, *(tuple(table[key]) for key in ("nodes", "colour_factors", "colours")))
     return Calibration(((float(uncertainty["factor"]),),), (0.0,)) if "factor" in uncertainty else None
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -74,14 +74,34 @@ class SliceRestorer(Protocol):
         """Restore slice `index` from its slab (K, rows, columns); `padding` of that slice comes back untouched."""
 
 
+@runtime_checkable
+class BlockwiseRestorer(Protocol):
+    """Restores the slices of one case many at a time."""
+
+    def blocks(
+        self, source: SliceSource, indices: Iterable[int], io: Executor, seconds: dict[str, float]
+    ) -> Iterator[Restored]:
+        """See `restore`."""
+
+
+AnyRestorer = SliceRestorer | BlockwiseRestorer
+
+
 def restore(
-    restorer: SliceRestorer, source: SliceSource, indices: Iterable[int], io: Executor, seconds: dict[str, float]
+    restorer: AnyRestorer, source: SliceSource, indices: Iterable[int], io: Executor, seconds: dict[str, float]
 ) -> Iterator[Restored]:
     """Restore the slices `indices` (increasing) of a source, which is read in the one thread of `io`; in order.
 
     The time of each stage is added to `seconds`; reading runs beside the network, so the stages overlap.
     """
+    if isinstance(restorer, BlockwiseRestorer):
+        return restorer.blocks(source, indices, io, seconds)
+    return _slice_by_slice(restorer, source, indices, io, seconds)
 
+
+def _slice_by_slice(
+    restorer: SliceRestorer, source: SliceSource, indices: Iterable[int], io: Executor, seconds: dict[str, float]
+) -> Iterator[Restored]:
     def work(index: int, slab: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> tuple[Restored, float]:
         began = time.perf_counter()
         return restorer.slice(index, slab, padding), time.perf_counter() - began
@@ -162,7 +182,7 @@ class Restorer:
         denoise = classifier_free(bind(denoiser, cond), bind(denoiser, cond.as_null()), self.parameters["cfg_scale"])
         sigmas = (ladder(self.parameters)[:, None].to(cond.r.device) * cond.r).to(cond.r.dtype)
         noise = CaseNoise(self.case, (index,), sample=k)
-        return _last(self.parameters, denoise, start(mean, sigmas[0], noise), sigmas, noise).x
+        return last_step(self.parameters, denoise, start(mean, sigmas[0], noise), sigmas, noise).x
 
     def _calibrated(self, deviation: Tensor, x_hat: NDArray[np.float32], cond: Condition) -> NDArray[np.float32]:
         """(rows, columns) in the scaling's unit."""
@@ -192,11 +212,12 @@ def evaluations(parameters: dict[str, Any]) -> int:
     if parameters["mode"] in ONE_ESTIMATE or parameters.get("draws") == 0:
         return 1
     voxel = torch.zeros(1, 1, 1, 1)
-    once = _last(parameters, lambda x, _: x, voxel, ladder(parameters), torch.zeros_like).evaluations
+    once = last_step(parameters, lambda x, _: x, voxel, ladder(parameters), torch.zeros_like).evaluations
     return 1 + parameters.get("draws", 1) * once * (1 if parameters["cfg_scale"] == 1 else 2)
 
 
-def _last(parameters: dict[str, Any], denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Step:
+def last_step(parameters: dict[str, Any], denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Step:
+    """Where the sampler of these parameters ends."""
     steps = SAMPLERS[parameters["sampler"]](denoise, x, sigmas, noise=noise)
     return deque(steps, maxlen=1).pop()
 
