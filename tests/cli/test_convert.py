@@ -18,6 +18,7 @@ from medidiff.cli import app
 from medidiff.errors import GeometryError, InputError, MedidiffError, OutputError, UnitError, UsageError
 from medidiff.io.blank import BlankSource
 from medidiff.io.derived import Derivation, DerivedWriter
+from medidiff.io.dicom import load_volume
 from medidiff.io.nifti import write_nifti
 from medidiff.volume import Geometry, Volume
 
@@ -100,6 +101,21 @@ def test_there_and_back_with_the_headers_of_the_scan(tmp_path: Path) -> None:
         assert one.SeriesInstanceUID != other.SeriesInstanceUID
         assert other.SourceImageSequence[0].ReferencedSOPInstanceUID == one.SOPInstanceUID
         assert "AI" not in other.ImageComments
+
+
+def test_pet_there_and_back(tmp_path: Path, write_pet: Callable[..., Path]) -> None:
+    """SUV as float32 in NIfTI; --like writes it into series with the headers, and in the unit, of the scan."""
+    source = write_pet(tmp_path / "in")
+    assert run(source, tmp_path / "a.nii").exit_code == 0
+    wanted = load_volume(source).array
+    image = nib.load(tmp_path / "a.nii")
+    assert image.get_data_dtype() == np.float32
+    assert_array_equal(np.asarray(image.dataobj).T, wanted)
+    assert run(tmp_path / "a.nii", tmp_path / "out", "--like", source).exit_code == 0
+    found = load_volume(tmp_path / "out")
+    assert found.unit == "SUV"
+    np.testing.assert_allclose(found.array, wanted, atol=1e-4 * wanted.max())
+    assert {pydicom.dcmread(file).Units for file in (tmp_path / "out").iterdir()} == {"BQML"}
 
 
 def test_a_file_of_another_program_is_turned_to_the_order_of_the_scan(tmp_path: Path) -> None:

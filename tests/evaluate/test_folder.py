@@ -18,7 +18,7 @@ from medidiff.evaluate.folder import evaluate
 from medidiff.evaluate.journal import Journal
 from medidiff.evaluate.plan import Evaluation, make_plan, named
 from medidiff.io.derived import Derivation, DerivedWriter
-from medidiff.io.dicom import open_series, scan
+from medidiff.io.dicom import load_volume, open_series, scan
 from medidiff.io.nifti import write_nifti
 
 Write = Callable[..., Path]
@@ -269,7 +269,7 @@ def test_a_mask_may_belong_to_one_case(tmp_path: Path, write_nifti_scan: Write, 
         make_plan(asked)
 
 
-def test_suv_has_its_own_preset_and_dicom_is_not_in_it(tmp_path: Path, write_nifti_scan: Write, write_series) -> None:
+def test_suv_has_its_own_preset_and_ct_is_not_in_it(tmp_path: Path, write_nifti_scan: Write, write_series) -> None:
     """PET in NIfTI is measured in the range of SUV; what looks like SUV is refused as HU."""
     uptake = np.random.default_rng(0).gamma(2, 1, (3, 32, 32)).astype(np.float32)
     full, low = write_nifti_scan(tmp_path / "a.nii.gz", uptake), write_nifti_scan(tmp_path / "b.nii.gz", 1.1 * uptake)
@@ -282,6 +282,22 @@ def test_suv_has_its_own_preset_and_dicom_is_not_in_it(tmp_path: Path, write_nif
         make_plan(Evaluation(full, {"low": low}))
     with pytest.raises(InputError, match="in HU and not in SUV"):
         make_plan(Evaluation(write_series(tmp_path / "ct"), {"low": low}, unit="SUV"))
+
+
+def test_pet_in_dicom_is_measured_in_suv(tmp_path: Path, write_pet: Write, write_series: Write) -> None:
+    """The PET of a PET/CT study against a derived one; without the unit it is refused, and told what to add."""
+    full = write_pet(tmp_path / "study" / "pet")
+    write_series(tmp_path / "study" / "ct", n=3)
+    low = derive(full, tmp_path / "low", lambda suv: 0.9 * suv)
+    uptake = load_volume(full).array.astype(float)
+    plan = make_plan(Evaluation(tmp_path / "study", {"low": low}, unit="SUV"))
+    out = evaluate(plan, tmp_path / "out").folder
+    assert value(out, metric="RMSE", preset="suv", unit="SUV") == pytest.approx(
+        0.1 * np.sqrt((uptake**2).mean()), rel=1e-3
+    )
+    assert set(measured(out)["case"]) == {"001_PT_unknown"}
+    with pytest.raises(InputError, match="holds PET in DICOM, which is in SUV and not in HU; add --unit SUV"):
+        make_plan(Evaluation(full, {"low": low}))
 
 
 def test_every_mistake_is_in_one_sentence(tmp_path: Path) -> None:

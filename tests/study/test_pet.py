@@ -12,6 +12,7 @@ import pytest
 
 from medidiff.errors import UsageError
 from medidiff.results.tables import read_tables
+from medidiff.study.inputs import one_scan
 from medidiff.study.plan import make_plan
 from medidiff.study.run import run
 
@@ -86,7 +87,7 @@ def test_lesion_bias_equals_plain_numpy(study_file: Write, pet: dict[str, Any], 
 
 
 def test_what_works_on_hu_is_refused_beforehand(study_file: Write, pet: dict[str, Any]) -> None:
-    """A model, a method that knows the noise of CT, a strength found on CT, a CT preset, an empty folder: one sentence."""
+    """A model, a method that knows the noise of CT, a strength found on CT, a CT preset, an empty folder: one line."""
     methods = [
         {"name": "identity", "method": "identity"},
         {"name": "net", "model": "ct"},
@@ -102,6 +103,13 @@ def test_what_works_on_hu_is_refused_beforehand(study_file: Write, pet: dict[str
     path.parent.joinpath("dicom").mkdir()
     with pytest.raises(UsageError, match="dicom: holds no files"):
         make_plan(study_of(study_file, **pet | {"cases": [{"paired": PAIR | {"scan": "dicom"}}]}))
+
+
+def test_pet_in_dicom_is_a_case_as_nifti_is(tmp_path: Path, write_pet: Write, write_series: Write) -> None:
+    """The one PET of a PET/CT study, by unit; and the one CT."""
+    write_pet(tmp_path / "pet", n=3)
+    write_series(tmp_path / "ct", n=3)
+    assert [one_scan(tmp_path, unit=unit).open().unit for unit in ("HU", "SUV")] == ["HU", "SUV"]
 
 
 def test_results_made_elsewhere_are_read_in_suv(study_file: Write, pet: dict[str, Any], tmp_path: Path) -> None:
