@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_series(Path(folder) / "full", n_slices)
         wall, cpu = time.perf_counter(), time.process_time()
-        simulate(Path(folder) / "full", 0.25, Path(folder) / "low")
+        simulate(Path(folder) / "full", 0.25, out=Path(folder) / "low")
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     load = os.getloadavg()[0]
     print(f"{n_slices} slices of 512 x 512: {wall:.1f} s, {cpu:.1f} s of CPU; {os.cpu_count()} cores, load {load:.1f}")

@@ -40,6 +40,7 @@ from medidiff.physics.pet import (
     mu_of_hu,
     sinograms,
     thin,
+    without_noise,
 )
 from medidiff.progress import Progress, silent
 from medidiff.volume import Geometry, Volume
@@ -172,9 +173,16 @@ class Acquired:
 
     def image(self, drf: float | None = None, progress: Progress = silent) -> Volume:
         """The reconstruction, filtered, on the grid of the volume; `drf` in place of the scan's own."""
+        return self._image(lambda start, stop: self.counts(start, stop, drf), progress)
+
+    def ideal(self, progress: Progress = silent) -> Volume:
+        """The same reconstruction of the expected counts: what the mean of many full scans would tend to."""
+        return self._image(lambda start, stop: without_noise(self._means(start, stop)), progress)
+
+    def _image(self, data: Callable[[int, int], Sinograms], progress: Progress) -> Volume:
         self._prepare()
         stacks = []
-        for (_, stop), stack in self._blocks(lambda start, stop: self.reconstruct(self.counts(start, stop, drf))):
+        for (_, stop), stack in self._blocks(lambda start, stop: self.reconstruct(data(start, stop))):
             stacks.append(stack)
             progress(stop, self.n_slices)
         return self.placed(np.concatenate(stacks))

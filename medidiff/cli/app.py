@@ -22,6 +22,7 @@ VERBS = {  # each with its heading in --help
     "convert": "Scans",
     "demo": "Scans",
     "simulate": "Research",
+    "phantom": "Research",
     "run": "Research",
     "evaluate": "Research",
     "models": "Research",

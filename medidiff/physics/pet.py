@@ -155,6 +155,12 @@ def mu_of_hu(hu: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.where(hu > BONE_FROM_HU, MU_WATER * (1 + BONE_FROM_HU / 1000) + BONE_SLOPE * (hu - BONE_FROM_HU), soft)
 
 
+def hu_of_mu(mu: NDArray[np.floating]) -> NDArray[np.floating]:
+    """CT numbers that `mu_of_hu` takes to `mu`, the CT that a phantom would have."""
+    knee = MU_WATER * (1 + BONE_FROM_HU / 1000)
+    return np.where(mu > knee, BONE_FROM_HU + (mu - knee) / BONE_SLOPE, 1000 * (mu / MU_WATER - 1))
+
+
 def mu_of_activity(activity: NDArray[np.floating], spacing_mm: tuple[float, float, float]) -> Array:
     """Attenuation at 511 keV in 1/mm guessed from the uptake itself, (slices, rows, columns): the body is water, and
     large regions of low uptake well inside it are lung.
@@ -269,3 +275,9 @@ def sinograms(means: Means, events: Events, drf: float, reduction: Reduction) ->
     p = np.float32(1 / drf)
     randoms = means.randoms * (p if reduction == "time" else p**2)
     return Sinograms(events.prompts.astype(np.float32), means.factors * p, means.scatter * p + randoms)
+
+
+def without_noise(means: Means) -> Sinograms:
+    """A full scan with exactly the expected counts."""
+    additive = means.scatter + means.randoms
+    return Sinograms(means.trues + additive, means.factors, additive)

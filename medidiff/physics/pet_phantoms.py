@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from medidiff.physics.pet import MU_LUNG, MU_WATER
+from medidiff.volume import Geometry
 
 Array = NDArray[np.float32]
 Points = NDArray[np.floating]
@@ -28,7 +29,7 @@ Vector = tuple[float, float, float]
 Role = Literal["background", "organ", "cold", "lesion"]
 Shape = Literal["ellipsoid", "cylinder", "box", "front half"]
 
-MU_BONE = 0.0130  # spongy bone with marrow, about 300 HU at 120 kVp
+MU_BONE = 0.0113  # spongy bone with marrow, about 300 HU at 120 kVp
 SUBSAMPLES = 3
 
 SPHERES_MM = (37.0, 10.0, 13.0, 17.0, 22.0, 28.0)  # around the ring, in the order of the standard
@@ -58,6 +59,9 @@ class Paintable(Protocol):
     @property
     def reach(self) -> Vector:
         """Half of the sides of a box around `centre` that holds it."""
+
+    @property
+    def volume_ml(self) -> float: ...
 
     def paint(self, x: Points, y: Points, z: Points, suv: Array, mu: Array) -> NDArray[np.bool_]:
         """Write uptake and attenuation at points that broadcast to the arrays' shape; True where it lies."""
@@ -187,6 +191,15 @@ def render(
     planes = [_plane(phantom, shape[1:], spacing_mm, z, subsamples) for z in _centres(shape[0], spacing_mm[0]) + z0_mm]
     suv, mu, lesions = (np.stack(parts) for parts in zip(*planes, strict=True))
     return Rendered(suv, mu, lesions)
+
+
+def geometry(shape: tuple[int, int, int], spacing_mm: Vector, *, z0_mm: float = 0.0) -> Geometry:
+    """Where the voxels of `render` lie: axial slices from the feet up, rows from front to back."""
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0], [0, 1, 2]] = spacing_mm
+    affine[[2, 1, 0], 3] = -np.array(spacing_mm) * (np.array(shape) - 1) / 2
+    affine[2:, 3] += z0_mm, 1
+    return Geometry.from_affine(affine, shape)
 
 
 def _plane(
