@@ -51,7 +51,7 @@ class Answer:
 
 def suv(
     path: Annotated[
-        Path, typer.Argument(help="A folder of scans, one DICOM file, or a JSON file of headers (lists of keywords).")
+        Path, typer.Argument(help="A folder of scans, one DICOM file, or JSON files of headers (lists of keywords).")
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON for scripts: an entry per slice, or why a series has no SUV.")
@@ -61,7 +61,8 @@ def suv(
 
     Times, injected activity, weight and units are read as docs/suv.md says. No pixel is read and nothing is changed.
     """
-    answers = list(_of_headers(path) if _is_headers(path) else _of_folder(path))
+    files = _header_files(path)
+    answers = [_of_headers(file) for file in files] or list(_of_folder(path))
     if as_json:
         typer.echo(json.dumps([entry for answer in answers for entry in answer.as_json()], indent=2))
     else:
@@ -77,11 +78,14 @@ def register(app: typer.Typer) -> None:
     app.command()(suv)
 
 
-def _is_headers(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() == ".json"
+def _header_files(path: Path) -> list[Path]:
+    """The path itself, or the files NAME-instances.json of a folder that holds such files."""
+    if path.is_file() and path.suffix.lower() == ".json":
+        return [path]
+    return sorted(path.glob("*-instances.json")) if path.is_dir() else []
 
 
-def _of_headers(path: Path) -> Iterator[Answer]:
+def _of_headers(path: Path) -> Answer:
     """One series, given as a list of dictionaries of DICOM keywords, one per slice."""
     from medidiff.io.petheader import from_keywords
     from medidiff.io.suv import suv as suv_of_series
@@ -96,9 +100,8 @@ def _of_headers(path: Path) -> Iterator[Answer]:
     try:
         found = suv_of_series([from_keywords(one) for one in slices])
     except DicomError as error:
-        yield Answer(path.name, (None,), None, str(error))
-    else:
-        yield Answer(path.name, (None,) * len(slices), found, warnings=found.warnings)
+        return Answer(path.name, (None,), None, str(error))
+    return Answer(path.name, (None,) * len(slices), found, warnings=found.warnings)
 
 
 def _of_folder(path: Path) -> Iterator[Answer]:

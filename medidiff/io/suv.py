@@ -81,9 +81,13 @@ def suv_of(headers: Sequence[PetHeader]) -> Suv:
     _require_one_series(headers)
     _require_corrected(headers)
     warnings: list[str] = []
-    factors, rule = _RULES[headers[0].units](headers, warnings)
-    for header in headers[:1]:
-        warnings += _shifted(header, headers)
+    try:
+        factors, rule = _RULES[headers[0].units](headers, warnings)
+    except OverflowError:  # dates like 0001-01-01, times of a million years
+        factors, rule = [math.inf], ""
+    if not all(math.isfinite(factor) and factor > 0 for factor in factors):
+        raise DicomError("dates, times and half-life lie so far apart that they give no number: correct the header")
+    warnings += _shifted(headers[0], headers)
     return Suv(tuple(factors), rule, tuple(dict.fromkeys(warnings)))
 
 

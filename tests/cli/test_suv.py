@@ -52,6 +52,8 @@ def test_header_files(tmp_path: Path, cli: Cli, shared_vectors: Path) -> None:
         assert (code, len(entries)) == (0, 3)
         assert first["sop_instance_uid"] is None
         assert first["factor"] == pytest.approx(expected[file.name.removesuffix("-instances.json")], rel=1e-6)
+    code, out, _ = cli("suv", shared_vectors / "suv", "--json")
+    assert (code, len({entry["series"] for entry in json.loads(out)})) == (0, len(expected) - 2)
 
 
 def test_header_files_of_every_row(tmp_path: Path, cli: Cli) -> None:

@@ -22,6 +22,7 @@ Make = Callable[..., Dataset]
 DECAY = math.log(2) / 6588
 PLAIN = 1000 * 70 / 370e6  # of the slices below, were there no decay
 HOUR = math.exp(DECAY * 3600)
+DAYS = ("20240301", "20250301")
 START = "BQML START: decay from the"
 SETS = {
     "PHILIPS_BQML": f"{START} date and time of injection to the series time",
@@ -305,6 +306,22 @@ def test_what_has_no_suv_is_refused_in_one_sentence(pet_slice: Make, tags: dict[
     with pytest.raises(DicomError, match=words) as caught:
         suv([pet_slice(**tags)])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"SeriesDate": "00010101", "AcquisitionDate": "00010101", "SeriesTime": "080000", "AcquisitionTime": "080000"},
+        {"SeriesTime": "120000", "FrameReferenceTime": "9e30"},
+    ],
+)
+def test_times_without_meaning_are_refused_and_no_crash(pet_slice: Make, tags: dict[str, object]) -> None:
+    """The day before the first of January of year 1, a frame of more years than there are, a bed of next year."""
+    with pytest.raises(DicomError, match="give no number"):
+        suv([pet_slice(**{"RadiopharmaceuticalStartDateTime": None} | tags)])
+    beds = [pet_slice(DecayCorrection="NONE", CorrectedImage=["ATTN"], AcquisitionDate=day) for day in DAYS]
+    with pytest.raises(DicomError, match="give no number"):
+        suv(beds)
 
 
 def test_slices_of_two_series_are_refused(pet_slice: Make) -> None:
