@@ -117,7 +117,7 @@ class Card(Settings):
     """What a model is, what it was made from, and where it stands; shown by `medidiff models NAME`."""
 
     name: str
-    modality: Literal["CT"] = "CT"
+    modality: Literal["CT", "PT"] = "CT"
     summary: str = ""
     data: tuple[str, ...] = ()
     simulated: str = ""
@@ -197,6 +197,15 @@ class Model:
             facts=torch.from_numpy(facts_of(activity, spacing_mm, has_guide=has_guide))[None].to(self.device),
         )
         return cond, activity.level
+
+    @torch.inference_mode()
+    def block_mean(
+        self, volume: NDArray[np.float32], spacing_mm: tuple[float, float, float], guide: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """E[x | y] of a block (slices, rows, columns) in SUV."""
+        cond, level = self.block(volume, spacing_mm, guide)
+        z = self.denoiser.mean(cond)[0, 0].cpu().numpy()
+        return np.asarray(z[tuple(slice(n) for n in level.shape)] * level, np.float32)
 
     def _padded_block(self, values: NDArray[np.float32]) -> Tensor:
         block = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)

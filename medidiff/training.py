@@ -28,12 +28,16 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from medidiff import __version__
 from medidiff.config import Settings
 from medidiff.data.dataset import Batch, Numbers, PatchDataset, collate, phantom_cases
+from medidiff.data.pet_cases import PetBodies, PetCase
+from medidiff.data.pet_dataset import BlockDataset
+from medidiff.data.pet_transforms import PetAugmentation
+from medidiff.data.pet_validation import judge_blocks
 from medidiff.data.prepare import Case, Cleaning
 from medidiff.data.transforms import Augmentation
 from medidiff.data.validation import Probe, validate
@@ -43,12 +47,22 @@ from medidiff.diffusion.views import column
 from medidiff.errors import ModelError
 from medidiff.metrics.tissue import TISSUES_HU
 from medidiff.model import Architecture, Card, Model, build, load, save
+from medidiff.noise.activity import FACTS
 from medidiff.scaling import LinearScaling
 
 SIGMA_BINS = (0.05, 0.15, 0.5, 1.5)  # edges of sigma / r for the logged losses; "mean" is its own bin
 BIAS_HU = 5.0
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.safetensors"
+
+
+class PetRecipe(Settings):
+    """What a model for PET is trained on; what a recipe for CT says of augmentation and phantoms is not used then."""
+
+    bodies: PetBodies = PetBodies()
+    augmentation: PetAugmentation = PetAugmentation()
+    scan_share: float = Field(default=0.25, ge=0, le=1)
+    questions: int = Field(default=2, ge=0)  # torsos that validation asks about, never trained on
 
 
 class TrainSettings(Settings):
@@ -84,8 +98,14 @@ class TrainSettings(Settings):
     checkpoint_minutes: float = Field(default=4.0, ge=0)
     validate_every: int = Field(default=500, ge=1)
     keep: Literal["best", "last"] = "best"  # last: where the questions of validation are not what matters
+    pet: PetRecipe | None = None
     initial: Path | None = None
     stop: int | None = Field(default=None, ge=1)  # leave the schedule of `steps` here: a first stage
+
+    @property
+    def scaling(self) -> LinearScaling:
+        """Of the numbers that the samples hold; those of PET are in units of their own noise already."""
+        return LinearScaling("SUV", 0.0, 1.0) if self.pet else LinearScaling()
 
     @property
     def last_step(self) -> int:
@@ -101,7 +121,22 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _pet_is_in_blocks(self) -> TrainSettings:
+        if (self.pet is not None) != (self.architecture.dimensions == 3):
+            raise ValueError(
+                "a recipe for PET has `pet:` and `architecture: {dimensions: 3}`: add what is missing"
+            )
+        if self.pet and self.bias_weight:
+            raise ValueError(f"bias_weight {self.bias_weight:g} is for tissues of CT: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _patch_folds(self) -> TrainSettings:
+        if self.pet:
+            block, by = self.pet.augmentation.block, self.architecture.stride
+            if any(n % by for n in block):
+                raise ValueError(f"pet.augmentation.block {block} has a side that is no multiple of {by}")
+            return self
         patch, stride = self.augmentation.patch, self.architecture.stride
         if patch % stride:
             raise ValueError(f"augmentation.patch {patch} is no multiple of {stride}, which this architecture folds by")
@@ -147,7 +182,11 @@ class State:
     best: float = math.inf
 
 
-def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]) -> Generator[Record]:
+Questions = Sequence[Probe] | Sequence[PetCase]
+"""What validation asks: slabs of CT, or bodies of PET."""
+
+
+def train(settings: TrainSettings, dataset: Dataset[Batch], questions: Questions) -> Generator[Record]:
     """Yield a record a step until `settings.last_step`; continues from `output/checkpoint.pt` when there is one.
 
     Closing the generator writes a checkpoint first. Started by `torchrun` or `srun`, every process calls it.
@@ -156,7 +195,7 @@ def train(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe]
     state = _start(settings, alone=devices in (1, "auto") and nodes == 1)
     fabric = Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision=state.precision)
     fabric.launch()
-    scaling = LinearScaling()
+    scaling = settings.scaling
     model, optimiser = fabric.setup(state.denoiser, state.optimiser)
     model.mark_forward_method("errors")
     state.ema.to(fabric.device)
@@ -205,10 +244,27 @@ def samples(settings: TrainSettings, cases: Sequence[Case], recorrupted: Sequenc
     )
 
 
+def pet_samples(settings: TrainSettings, torsos: Sequence[PetCase], scans: Sequence[PetCase]) -> BlockDataset:
+    """The training samples of a recipe for PET."""
+    assert settings.pet is not None
+    recipe = settings.pet
+    return BlockDataset(torsos, scans, recipe.augmentation, seed=settings.seed, scan_share=recipe.scan_share)
+
+
+def _small(pet: PetRecipe | None) -> PetRecipe | None:
+    """A body of a few slices."""
+    if pet is None:
+        return None
+    bodies = pet.bodies.model_copy(update={"torsos": 1, "slices": 8, "realisations": 1})
+    augmentation = pet.augmentation.model_copy(update={"block": (8, 16, 16), "blocks": 1})
+    return pet.model_copy(update={"bodies": bodies, "augmentation": augmentation, "questions": 1})
+
+
 def smoke(settings: TrainSettings) -> TrainSettings:
     """The same recipe, cut to a few steps of a tiny network: does every part work on these data?"""
     return settings.model_copy(
         update={
+            "pet": _small(settings.pet),
             "architecture": settings.architecture.model_copy(update={"widths": (8, 16), "blocks": (1, 1)}),
             "augmentation": settings.augmentation.model_copy(update={"window": 128, "patch": 32}),
             "output": settings.output.with_name(settings.output.name + "_smoke"),
@@ -254,7 +310,8 @@ def draw(
     infinite = ~null & ((uniform(n) < settings.mean_share) | mean_only)
     sigma = torch.where(infinite, torch.full_like(r, math.inf), scale * torch.exp(log_sigma))
     noise = torch.randn(x.shape, generator=generator).to(device)
-    return x, Condition(slab, r, batch["colour"], null, batch.get("noise_map")), sigma, noise
+    told = {key: batch[key] for key in ("noise_map", "guide", "facts") if key in batch}
+    return x, Condition(slab, r, batch["colour"], null, **told), sigma, noise
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -265,7 +322,7 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1))))
 
 
-def _batches(settings: TrainSettings, dataset: PatchDataset, fabric: Fabric, first: int) -> DataLoader[Batch]:
+def _batches(settings: TrainSettings, dataset: Dataset[Batch], fabric: Fabric, first: int) -> DataLoader[Batch]:
     numbers = Numbers(first, settings.last_step, settings.slabs_per_step, fabric.global_rank, fabric.world_size)
     return DataLoader(
         dataset,
@@ -458,7 +515,7 @@ def _recipe(settings: TrainSettings) -> str:
 
 def _validate(
     state: State,
-    questions: list[Probe],
+    questions: Questions,
     scaling: LinearScaling,
     settings: TrainSettings,
     log: SummaryWriter | None,
@@ -468,16 +525,29 @@ def _validate(
         return None
     figures: dict[str, float] | None = None
     if questions:
-        figures, pictures = validate(
-            Model(state.ema, scaling, settings.architecture, Card(name=settings.name)).mean, questions
+        figures, pictures = _judged(
+            Model(state.ema, scaling, settings.architecture, Card(name=settings.name)), questions
         )
         if log:
-            log.add_image("validation/low_answer_truth", window(np.concatenate(pictures, axis=1)), state.step)
+            shown = window(np.concatenate(pictures, axis=1), *((0, 8) if settings.pet else (-160, 240)))
+            log.add_image("validation/low_answer_truth", shown, state.step)
     if figures is None or settings.keep == "last" or figures["all"] < state.best:
         state.best = figures["all"] if figures else state.best
-        card = Card(name=settings.name, summary=settings.summary, training=training_facts(settings, state.step))
+        card = Card(
+            name=settings.name,
+            modality="PT" if settings.pet else "CT",
+            summary=settings.summary,
+            training=training_facts(settings, state.step),
+        )
         save(settings.output / BEST, state.ema, settings.architecture, scaling, card)
     return figures
+
+
+def _judged(model: Model, questions: Questions) -> tuple[dict[str, float], list[NDArray[np.float32]]]:
+    probes = [one for one in questions if isinstance(one, Probe)]
+    if probes:
+        return validate(model.mean, probes)
+    return judge_blocks(model.block_mean, [one for one in questions if isinstance(one, PetCase)])
 
 
 def training_facts(settings: TrainSettings, step: int) -> dict[str, Any]:
@@ -487,7 +557,7 @@ def training_facts(settings: TrainSettings, step: int) -> dict[str, Any]:
 
 
 def window(image: NDArray[np.float32], low: float = -160, high: float = 240) -> NDArray[np.float32]:
-    """(1, rows, columns) in [0, 1] through a CT window in HU, for a picture in the log."""
+    """(1, rows, columns) in [0, 1] through a window in HU or SUV, for a picture in the log."""
     return np.clip((image - low) / (high - low), 0, 1)[None]
 
 
@@ -509,12 +579,13 @@ def fastest_precision(architecture: Architecture, repeats: int = 2) -> str:
     """ "bf16-mixed" where a forward and backward pass is at least 10 % faster in it on this machine, else "32-true"."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoiser = build(architecture).to(device)
-    size = max(4 * architecture.stride, 48)
+    size = max(4 * architecture.stride, 48) if architecture.dimensions == 2 else 2 * architecture.stride
     cond = Condition(
-        torch.zeros(4, architecture.slab, size, size, device=device),
+        torch.zeros(4, architecture.slab, *[size] * architecture.dimensions, device=device),
         torch.ones(4, device=device),
         torch.zeros(4, 2, device=device),
         torch.zeros(4, dtype=torch.bool, device=device),
+        facts=torch.zeros(4, FACTS, device=device) if architecture.dimensions == 3 else None,
     )
 
     def seconds(enabled: bool) -> float:

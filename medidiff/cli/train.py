@@ -17,9 +17,14 @@ from medidiff.config import load_settings
 from medidiff.errors import InputError
 
 if TYPE_CHECKING:
-    from medidiff.data.dataset import PatchDataset
+    from torch.utils.data import Dataset
+
+    from medidiff.data.dataset import Batch, PatchDataset
+    from medidiff.data.pet_cases import PetCase
+    from medidiff.data.pet_dataset import BlockDataset
     from medidiff.data.validation import Probe
-    from medidiff.training import TrainSettings
+    from medidiff.progress import Progress as ProgressReport
+    from medidiff.training import Questions, TrainSettings
 
 SMOKE_SLICES = 8  # that the range of a trial's model is measured in
 
@@ -49,9 +54,13 @@ def train(
     console = Console(
         highlight=False, soft_wrap=True, quiet=bool(rank_zero_only.rank)
     )  # one of several processes speaks
-    dataset, questions = _data(settings, smoke, console)
-    _run(settings, dataset, questions, console)
-    if not rank_zero_only.rank:
+    if settings.pet:
+        blocks, bodies = _pet_data(settings, smoke, console)
+        _run(settings, blocks, bodies, console)
+    else:
+        dataset, probes = _data(settings, smoke, console)
+        _run(settings, dataset, probes, console)
+    if not settings.pet and not rank_zero_only.rank:
         _store_range(settings, dataset, SMOKE_SLICES if smoke else SLICES, console)
     console.print(f"best model: {settings.output / training.BEST}   log: {settings.output / 'tensorboard'}")
     console.print(f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}.")
@@ -86,7 +95,30 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
     return samples(settings, cases.get("train", []), noisy), probes(cases.get("tune", []), settings.architecture.slab)
 
 
-def _run(settings: TrainSettings, dataset: PatchDataset, questions: list[Probe], console: Console) -> None:
+def _pet_data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[BlockDataset, list[PetCase]]:
+    from medidiff.data.manifest import read_manifest
+    from medidiff.data.pet_cases import masks_of, scan_cases, torso_cases
+    from medidiff.training import pet_samples
+
+    assert settings.pet is not None
+    pairs = read_manifest(settings.manifest, settings.data_root)
+    lesions = {split: [p.full for p in pairs if p.split == split and masks_of(p.full)] for split in ("train", "tune")}
+    scans = [p for p in pairs if p.split == "train" and not masks_of(p.full)]
+    bodies = settings.pet.bodies
+    asked = bodies.model_copy(update={"torsos": settings.pet.questions, "seed": bodies.seed + 2**16})
+    with _bar(console) as bar:
+
+        def report(what: str) -> ProgressReport:
+            task = bar.add_task(what)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        questions = torso_cases(asked, lesions["tune"], settings.cache, report("bodies to judge by"))
+        torsos = torso_cases(bodies, lesions["train"], settings.cache, report("bodies"))
+        found = [] if smoke else scan_cases(bodies, scans, settings.cache, report("scans"))
+    return pet_samples(settings, torsos, found), questions
+
+
+def _run(settings: TrainSettings, dataset: Dataset[Batch], questions: Questions, console: Console) -> None:
     from medidiff import training
 
     records = training.train(settings, dataset, questions)

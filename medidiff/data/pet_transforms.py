@@ -1,0 +1,180 @@
+"""From a prepared PET case to training blocks, as MONAI dictionary transforms.
+
+    RandRealisationd -> RandFlipd, RandRotate90d (MONAI) -> RandSmoothedd -> RandScaledd -> ActivityMeasured
+    -> RandGuided -> RandBlocksd
+
+Everything that changes the low count changes the target alike, so the pair stays what it is: one body, one scanner,
+with and without noise. The guide may be absent, misplaced, or show what has taken up nothing: whoever trusts it
+blindly is punished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Annotated, Any
+
+import numpy as np
+from monai.transforms import Compose, RandFlipd, Randomizable, RandRotate90d, Transform
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.ndimage import gaussian_filter, shift
+
+from medidiff.config import Settings, rising
+from medidiff.data.pet_cases import PetCase
+from medidiff.noise.activity import BODY_SUV, activity_of, facts_of, guide_of
+
+Item = dict[Hashable, Any]
+Image = NDArray[np.float32]
+VOLUMES = ("low", "target", "guide", "lesions")
+FWHM = 2.3548
+FALSE_HU = (20.0, 300.0)
+FALSE_MM = (6.0, 30.0)
+
+
+class PetAugmentation(Settings):
+    """Ranges that the random transforms draw from.
+
+    block          (slices, rows, columns) of a training block, of which `blocks` are cut from a realisation
+    smoothing_mm   FWHM of a further filter, in half of the draws
+    scale          factor of the activity, log-uniform
+    lesion_share   of the blocks that are cut around a lesion, where there is one
+    guide_share    of the draws that have their guide; in `misplaced` of these it lies up to `shift_mm` aside, and has
+                   up to `false` structures that took up nothing
+    """
+
+    block: tuple[int, int, int] = (16, 40, 40)
+    blocks: int = Field(default=4, ge=1)
+    smoothing_mm: Annotated[tuple[float, float], rising(0)] = (0.0, 7.0)
+    scale: Annotated[tuple[float, float], rising(above=0)] = (0.6, 1.8)
+    lesion_share: float = Field(default=0.4, ge=0, le=1)
+    guide_share: float = Field(default=0.5, ge=0, le=1)
+    misplaced: float = Field(default=0.5, ge=0, le=1)
+    shift_mm: float = Field(default=12.0, ge=0)
+    false: int = Field(default=4, ge=0)
+
+
+class RandRealisationd(Randomizable, Transform):
+    """Case -> `low`, `target`, `lesions` (and `guide`), each (1, slices, rows, columns), and `spacing_mm`."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        case: PetCase = data["case"]
+        low = case.low[int(self.R.randint(len(case.low)))]
+        images = {"low": low, "target": case.target, "lesions": case.lesions, "guide": case.guide}
+        return {"spacing_mm": case.spacing_mm} | {
+            key: np.array(value, np.float32)[None] for key, value in images.items() if value is not None
+        }
+
+
+class RandSmoothedd(Randomizable, Transform):
+    """Low count and target through one more filter, as scanners differ in theirs."""
+
+    def __init__(self, settings: PetAugmentation) -> None:
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        fwhm = self.R.uniform(*self.settings.smoothing_mm) if self.R.rand() < 0.5 else 0.0
+        along = fwhm * (self.R.rand() < 0.7)  # some filter within slices only
+        sigma = [0.0, *(mm / FWHM / step for mm, step in zip((along, fwhm, fwhm), data["spacing_mm"], strict=True))]
+        return dict(data) | {key: gaussian_filter(data[key], sigma) for key in ("low", "target")}
+
+
+class RandScaledd(Randomizable, Transform):
+    """More or less activity in all of the body."""
+
+    def __init__(self, settings: PetAugmentation) -> None:
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        factor = np.float32(np.exp(self.R.uniform(*np.log(self.settings.scale))))
+        return dict(data) | {key: data[key] * factor for key in ("low", "target")}
+
+
+class ActivityMeasured(Transform):
+    """Adds `activity` of the low count, as inference measures it."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        return dict(data) | {"activity": activity_of(data["low"][0], data["spacing_mm"])}
+
+
+class RandGuided(Randomizable, Transform):
+    """Takes the guide away, or moves it, or paints into it what took up nothing."""
+
+    def __init__(self, settings: PetAugmentation) -> None:
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        item = dict(data)
+        guide = item.pop("guide", None)
+        if guide is None or self.R.rand() >= self.settings.guide_share:
+            return item
+        hu = guide[0]
+        for _ in range(self.R.randint(self.settings.false + 1)):
+            hu = self._with_structure(hu, data["spacing_mm"])
+        if self.R.rand() < self.settings.misplaced:
+            reach = self.settings.shift_mm * self.R.uniform(-1, 1, 3)
+            hu = shift(hu, reach / np.array(data["spacing_mm"]), order=1, mode="nearest")
+        return item | {"guide": hu.astype(np.float32)[None]}
+
+    def _with_structure(self, hu: Image, spacing: tuple[float, float, float]) -> Image:
+        """An ellipsoid of other HU anywhere in the body."""
+        places = np.argwhere(hu[:, ::4, ::4] > -300)
+        if not len(places):
+            return hu
+        centre = places[self.R.randint(len(places))] * (1, 4, 4)
+        radii = np.exp(self.R.uniform(*np.log(FALSE_MM))) / 2 * self.R.uniform(0.7, 1.3, 3) / spacing
+        grid = np.ogrid[tuple(slice(n) for n in hu.shape)]
+        inside = sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) <= 1
+        step = np.exp(self.R.uniform(*np.log(FALSE_HU))) * self.R.choice([-1, 1])
+        return np.where(inside, hu + np.float32(step), hu)
+
+
+class RandBlocksd(Randomizable, Transform):
+    """Whole volumes -> `blocks` random blocks in units of the local noise: `slab`, `target` (`guide`), each
+    (N, 1, slices, rows, columns); `facts` (N, F), `colour` (N, 2)."""
+
+    def __init__(self, settings: PetAugmentation) -> None:
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        activity, spacing = data["activity"], data["spacing_mm"]
+        images = {"slab": data["low"][0] / activity.level, "target": data["target"][0] / activity.level}
+        if "guide" in data:
+            images["guide"] = guide_of(data["guide"][0])
+        corners = [self._corner(data) for _ in range(self.settings.blocks)]
+        cut = {key: np.stack([image[corner][None] for corner in corners]) for key, image in images.items()}
+        cut.setdefault("guide", np.zeros_like(cut["slab"]))
+        facts = facts_of(activity, spacing, has_guide="guide" in data)
+        told = {"facts": facts, "colour": np.array(activity.colour, np.float32)}
+        item: Item = {key: np.tile(value, (self.settings.blocks, 1)) for key, value in told.items()}
+        item.update(cut)
+        return item
+
+    def _corner(self, data: Mapping[Hashable, Any]) -> tuple[slice, ...]:
+        """Around a lesion, or where there is a body."""
+        at_lesion = self.R.rand() < self.settings.lesion_share
+        places = np.argwhere(data["lesions"][0] > 0) if at_lesion else np.empty((0, 3), int)
+        if not len(places):
+            places = np.argwhere(data["target"][0][::2, ::4, ::4] > BODY_SUV) * (2, 4, 4)
+        shape = np.array(data["low"][0].shape)
+        size = np.minimum(self.settings.block, shape)
+        middle = places[self.R.randint(len(places))] if len(places) else shape // 2
+        first = np.clip(middle - (self.R.rand(3) * size).astype(int), 0, shape - size)
+        return tuple(slice(int(f), int(f + n)) for f, n in zip(first, size, strict=True))
+
+
+def pet_transforms(settings: PetAugmentation) -> Compose:
+    """The whole chain."""
+    keys = list(VOLUMES)
+    flips = [RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True) for axis in range(3)]
+    return Compose(
+        [
+            RandRealisationd(),
+            *flips,
+            RandRotate90d(keys, prob=0.5, max_k=3, spatial_axes=(1, 2), allow_missing_keys=True),
+            RandSmoothedd(settings),
+            RandScaledd(settings),
+            ActivityMeasured(),
+            RandGuided(settings),
+            RandBlocksd(settings),
+        ]
+    )
