@@ -22,13 +22,14 @@ from medidiff import __version__
 from medidiff.baselines import BASELINES, Baseline, filled
 from medidiff.diffusion.schedule import case_seed
 from medidiff.errors import ModelError, UnitError, UsageError
+from medidiff.inference.blocks import BlockRestorer
 from medidiff.inference.engine import prepare, slices_at_once
 from medidiff.inference.options import DEFAULTS, Options
 from medidiff.inference.restore import (
     ONE_ESTIMATE,
+    AnyRestorer,
     Restored,
     Restorer,
-    SliceRestorer,
     blended,
     calibration,
     evaluations,
@@ -89,7 +90,7 @@ class Method(Protocol):
     def require_modality(self, modality: str) -> None:
         """Raise ModelError for data of another modality than the method was made for."""
 
-    def for_case(self, identity: str) -> SliceRestorer:
+    def for_case(self, identity: str) -> AnyRestorer:
         """The method for the slices of one case, seeded by its identity."""
 
 
@@ -172,9 +173,12 @@ class Learned:
                 f"model '{self.name}' is made for {made_for}, the series is {modality}: choose another model"
             )
 
-    def for_case(self, identity: str) -> Restorer:
+    def for_case(self, identity: str) -> Restorer | BlockRestorer:
         parameters = self._chosen
-        return Restorer(self.model, parameters, case_seed(identity, parameters.get("seed", 0)), self.at_once)
+        seed = case_seed(identity, parameters.get("seed", 0))
+        if self.model.architecture.dimensions == 3:
+            return BlockRestorer(self.model, parameters, seed)
+        return Restorer(self.model, parameters, seed, self.at_once)
 
 
 def _noise(parameters: dict[str, Any]) -> str:

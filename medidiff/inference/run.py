@@ -26,7 +26,7 @@ from medidiff.inference.guard import Watch, header_warnings
 from medidiff.inference.methods import Method, load_method
 from medidiff.inference.options import MODEL, Options
 from medidiff.inference.record import RunRecord, SeriesRecord
-from medidiff.inference.restore import Restored, SliceRestorer, restore, timed
+from medidiff.inference.restore import AnyRestorer, Restored, restore, timed
 from medidiff.inference.sinks import UNFINISHED, Place, Sink
 from medidiff.progress import Progress, silent
 from medidiff.volume import SliceSource
@@ -129,7 +129,7 @@ class _Run:
         self,
         source: SliceSource,
         sinks: Sequence[Sink],
-        restorer: SliceRestorer,
+        restorer: AnyRestorer,
         seconds: dict[str, float],
         watch: Watch,
     ) -> None:
