@@ -5,8 +5,9 @@
 The trials of benchmarks/ct_bars.py call a cleaned scan noise-free. At strong edges non-local means leaves most of a
 scan's noise, and what is left counts as anatomy: it is in every method's error, and a method that takes it out is
 charged for it. Averaging pixels before cleaning (--shrink) takes noise out that no cleaning finds. Everything else is
-as there: kernels, doses, noise of a fan-beam scan. RMSE inside the body in HU, mean over slices, and per cent below BM3D at the
-best of a few strengths, chosen on these very slices, which flatters it. Research use only, not for diagnosis.
+as there: kernels, doses, noise of a fan-beam scan. RMSE inside the body in HU, mean over slices, and per cent below
+BM3D at the best of a few strengths, chosen on these very slices, which flatters it. Research use only, not for
+diagnosis.
 """
 
 from __future__ import annotations
