@@ -71,7 +71,7 @@ def phantom(
 
     OUT holds the true uptake in SUV, the lesions' numbers (NIfTI), the CT of the same object in HU (NIfTI), and
     phantom.json, which says what everything is. There is no noise in it: medidiff simulate OUT/truth.nii.gz
-    --drf 20 --resolution 6 --ct OUT/ct.nii.gz scans it.
+    --drf 20 --resolution 4.5 --ct OUT/ct.nii.gz scans it.
     """
     from medidiff.io.files import whole_folder
     from medidiff.physics.pet_phantoms import geometry, render

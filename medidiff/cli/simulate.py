@@ -111,7 +111,7 @@ def simulate(
     resolution: Annotated[
         float | None,
         typer.Option(
-            help="PET: blur of the detectors in mm, e.g. 6 for a phantom. Without it none: a scan is blurred already."
+            help="PET: blur of the detectors in mm, e.g. 4.5 for a phantom. Without it none: a scan is blurred already."
         ),
     ] = None,
     ct: Annotated[

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, ExplicitVRLittleEndian, PositronEmissionTomographyImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, PositronEmissionTomographyImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from medidiff import DISCLAIMER, __version__
@@ -62,8 +62,8 @@ class PetStudy:
         return self.dose_bq * math.exp(-math.log(2) * waited / HALF_LIFE_S) / (1000 * self.weight_kg)
 
 
-def write_pet(folder: Path, volume: Volume, study: PetStudy) -> list[Path]:
-    """Write a volume in SUV, one file a slice from the first, and return the files.
+def write_pet(folder: Path, volume: Volume, study: PetStudy, *, compressed: bool = False) -> list[Path]:
+    """Write a volume in SUV, one file a slice from the first, and return the files; `compressed` by JPEG-LS, lossless.
 
     Raises UnitError for another unit, OutputError where a file cannot be written.
     """
@@ -72,7 +72,10 @@ def write_pet(folder: Path, volume: Volume, study: PetStudy) -> list[Path]:
     files = [folder / f"{index + 1:04d}.dcm" for index in range(volume.geometry.n_slices)]
     for index, file in enumerate(files):
         buffer = io.BytesIO()
-        _slice(volume, index, study).save_as(buffer, enforce_file_format=True)
+        dataset = _slice(volume, index, study)
+        if compressed:
+            dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+        dataset.save_as(buffer, enforce_file_format=True)
         write_whole(file, buffer.getbuffer())
     return files
 

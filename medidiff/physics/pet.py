@@ -37,7 +37,8 @@ Reduction = Literal["time", "dose"]
 MU_WATER, MU_LUNG = 0.0096, 0.0029  # 1/mm at 511 keV
 BONE_FROM_HU, BONE_SLOPE = 47.0, 5.10e-6  # at 120 kVp (Carney et al. 2006, Med Phys 33:976), 1/mm per HU
 SCATTER_MM = 40.0  # standard deviation of G along s
-BODY_SHARE = 0.1  # of a slice stack's 99th percentile: uptake below it is outside the body
+BODY_BLUR_MM = 3.0  # standard deviation
+BODY_SHARE = 0.1  # of the 90th percentile of what is above 0: less uptake is outside the body
 LUNG_SHARE = 0.5  # of the body's median uptake
 LUNG_DEPTH_MM, LUNG_RADIUS_MM, LUNG_ML = 15.0, 10.0, 60.0  # low uptake nearer the skin or smaller is fat or a cyst
 
@@ -167,7 +168,7 @@ def mu_of_activity(activity: NDArray[np.floating], spacing_mm: tuple[float, floa
 
     It decides how noise is distributed, not how much uptake is shown: the scan is corrected with the same factors.
     """
-    sigmas = [min(5.0 / step, 2.0) if step else 0.0 for step in spacing_mm]
+    sigmas = [min(BODY_BLUR_MM / step, 1.0) for step in spacing_mm]
     smooth = gaussian_filter(activity, sigmas)
     above = smooth[smooth > 0]
     if above.size == 0:

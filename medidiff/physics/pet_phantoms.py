@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from medidiff.physics.pet import MU_LUNG, MU_WATER
 from medidiff.volume import Geometry
@@ -146,12 +146,15 @@ class Pasted:
         extent = max(n * step for n, step in zip(mask[box].shape, spacing_mm, strict=True))
         shrink = min(1.0, PASTED_MM / extent)
         z, y, x = (step * shrink for step in spacing_mm)
-        return cls(name, suv[box].astype(np.float32), mask[box], (z, y, x))
+        # what lay around stays out of the lesion when it is interpolated
+        nearest = distance_transform_edt(~mask[box], return_distances=False, return_indices=True)
+        return cls(name, suv[box].astype(np.float32)[tuple(nearest)], mask[box], (z, y, x))
 
     def paint(self, x: Points, y: Points, z: Points, suv: Array, mu: Array) -> NDArray[np.bool_]:
         points = zip((z, y, x), self.centre[::-1], self.spacing_mm, self.mask.shape, strict=True)
         index = np.stack(np.broadcast_arrays(*((p - c) / step + (n - 1) / 2 for p, c, step, n in points)))
-        inside = map_coordinates(self.mask.astype(np.float32), index, order=1) >= 0.5
+        # voxels as they are, the outer halves of the outermost too: its volume stays
+        inside = map_coordinates(self.mask.astype(np.uint8), index, order=0, mode="grid-constant") > 0
         suv[inside] = map_coordinates(self.suv, index[:, inside], order=1, mode="nearest")
         return np.asarray(inside)
 

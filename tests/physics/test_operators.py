@@ -9,12 +9,17 @@ import torch
 from medidiff.physics.ct import FanGeometry, fan_lines, project
 from medidiff.physics.ellipses import Ellipse, image, integrals
 from medidiff.physics.operators import FanBeam, LinearOperator
+from medidiff.physics.pet import ParallelBeam, ParallelGeometry
 
 SMALL = FanGeometry(n_views=30, n_bins=41, bin_mm=8.0)
+FEW = ParallelGeometry(n_angles=30, n_bins=41, bin_mm=8.0)
 OPERATORS = {
     "fan": FanBeam((24, 24), 9.0, SMALL),
     "fan, oblong": FanBeam((20, 31), 7.0, SMALL),
     "fan, truncated": FanBeam((40, 40), 12.0, SMALL),
+    "parallel": ParallelBeam((24, 24), 9.0, FEW),
+    "parallel, oblong": ParallelBeam((20, 31), 7.0, FEW),
+    "parallel, truncated": ParallelBeam((40, 40), 12.0, FEW),
 }
 
 
