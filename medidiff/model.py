@@ -34,6 +34,7 @@ from medidiff.noise.level import noise_estimate, noise_map
 from medidiff.patches import crop, pad_block, pad_to_multiple
 from medidiff.scaling import LinearScaling
 from medidiff.seen import Seen
+from medidiff.units import Unit
 
 FORMAT = "medidiff-model-1"
 SUFFIX = ".safetensors"
@@ -328,6 +329,7 @@ def embedded() -> dict[str, Path]:
 
 
 DEFAULT = "ct"
+DEFAULT_FOR: dict[Unit, str] = {"HU": DEFAULT, "SUV": "pet"}
 
 
 def _find(name: str | Path) -> Path:

@@ -78,6 +78,13 @@ def spread_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _random_model(tmp_path_factory.mktemp("model") / "spread.safetensors", spread=True)
 
 
+@pytest.fixture(scope="session")
+def pet_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random network of three dimensions for PET, with a standard deviation and a place for a CT."""
+    blocks = {"dimensions": 3, "slab": 1, "spread": True, "guide": True}
+    return _random_model(tmp_path_factory.mktemp("model") / "pet.safetensors", **blocks)
+
+
 def _random_model(path: Path, **architecture: Any) -> Path:
     import torch
 
@@ -90,7 +97,10 @@ def _random_model(path: Path, **architecture: Any) -> Path:
     with torch.no_grad():
         for weights in denoiser.parameters():
             weights.copy_(0.1 * torch.randn(weights.shape, generator=generator))
-    save(path, denoiser, small, LinearScaling(), Card(name=path.stem, summary="random weights, for tests"))
+    is_pet = small.dimensions == 3
+    scaling = LinearScaling("SUV", 0.0, 1.0) if is_pet else LinearScaling()
+    card = Card(name=path.stem, modality="PT" if is_pet else "CT", summary="random weights, for tests")
+    save(path, denoiser, small, scaling, card)
     return path
 
 

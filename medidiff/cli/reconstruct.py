@@ -43,7 +43,18 @@ def reconstruct(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Name of an embedded model (see medidiff models), or a file. Default ct.")
+        str | None,
+        typer.Option(
+            help="Name of an embedded model (see medidiff models), or a file. Default: the one for the scans; of a "
+            "PET/CT study that for PET (--model ct does the CT)."
+        ),
+    ] = None,
+    ct: Annotated[
+        str | None,
+        typer.Option(
+            help="PET: show the model a CT as well. [b]study[/b]: the one in the same folder and frame of reference; "
+            "or the path of one."
+        ),
     ] = None,
     no_guard: Annotated[
         bool,
@@ -121,7 +132,7 @@ def reconstruct(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise. Default 0.", rich_help_panel=SAMPLING)] = None,
 ) -> None:
-    """Denoise a low-dose CT scan: DICOM in, a new DICOM series out (NIfTI in, NIfTI out).
+    """Denoise a low-dose CT or low-count PET scan: DICOM in, a new DICOM series out (NIfTI in, NIfTI out).
 
     Every usable series is written to its own folder in OUT; OUT/run.json says what was done.
 
@@ -137,6 +148,7 @@ def reconstruct(
         strength=strength,
         dose=dose,
         guard=not no_guard,
+        ct=ct,
         smoothing=smoothing if tuned is None else _strength(tuned, method, smoothing),
         series=series,
         allow_gaps=allow_gaps,
@@ -176,7 +188,8 @@ def _summarise(record: RunRecord, out: Path) -> None:
     for series in record.series:
         plain.print(escape(f"{out / series.folder}: {series.n_slices} slices, {_how(series)}"))
         if series.uncertainty_folder:
-            plain.print(escape(f"{out / series.uncertainty_folder}: standard deviation in HU"))
+            unit = "HU" if series.modality == "CT" else "SUV"
+            plain.print(escape(f"{out / series.uncertainty_folder}: standard deviation in {unit}"))
         for warning in series.warnings:
             plain.print(escape(f"  warning: {warning}"))
     for reason in record.set_aside:
@@ -186,7 +199,8 @@ def _summarise(record: RunRecord, out: Path) -> None:
 
 def _how(series: SeriesRecord) -> str:
     if series.method == "model":
-        texture = f" (noise of {1 / series.dose:.3g} times the dose)" if series.dose is not None else ""
+        held = "" if series.change is None or series.change["min"] > 0.95 else ", more where slices were held back"
+        texture = f" (noise of {1 / series.dose:.3g} times the dose{held})" if series.dose is not None else ""
         return f"{series.mode}{texture}, model {series.model}"
     return f"method {series.method}" + (f", smoothing {series.smoothing:g}" if series.smoothing is not None else "")
 

@@ -18,6 +18,7 @@ from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
 from medidiff.io.files import file_hash
 from medidiff.io.nifti import NiftiSource, is_nifti_name, open_nifti
 from medidiff.io.series import folder_name
+from medidiff.model import DEFAULT_FOR, embedded
 from medidiff.seen import Facts
 from medidiff.units import Unit
 from medidiff.volume import SliceSource
@@ -75,6 +76,8 @@ class Case(Protocol):
 
     def open(self) -> SliceSource: ...
     def sinks(self, source: SliceSource, writing: Writing) -> list[Sink]: ...
+    def study_ct(self) -> SliceSource | None:
+        """The CT of the same study that lies on it."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,23 @@ class Found:
 
     set_aside   why a series is none of them (a localizer, another modality)
     damaged     what is wrong with files that may have been a series of their own
+    unit        of the cases
     """
 
     cases: tuple[Case, ...]
     set_aside: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
+    unit: Unit = "HU"
 
 
 @dataclass(frozen=True, eq=False)
 class DicomCase:
+    """A series; `ct` is the CT of its study that lies on it, where there is one."""
+
     index: int
     series: Series
     allow_gaps: bool
+    ct: Series | None = None
 
     @property
     def modality(self) -> str:
@@ -141,6 +149,9 @@ class DicomCase:
     def open(self) -> DicomSource:
         return open_series(self.series, allow_gaps=self.allow_gaps)
 
+    def study_ct(self) -> DicomSource | None:
+        return None if self.ct is None else open_series(self.ct)
+
     def sinks(self, source: SliceSource, writing: Writing) -> list[Sink]:
         assert isinstance(source, DicomSource)
         return [self._sink(source, writing, k) for k in range(len(writing.places))]
@@ -155,7 +166,7 @@ class DicomCase:
             transfer_syntax=writing.transfer_syntax,
             deterministic_uids=source.series.instances[0].sop_instance_uid if writing.deterministic_uids else None,
             series_uid=writing.series_uids[k],
-            rescale=(MAP_SLOPE_HU, 0.0) if is_map else None,
+            rescale=(MAP_SLOPE_HU, 0.0) if is_map and source.unit == "HU" else None,
         )
         return DicomSink(writing.places[k], writer)
 
@@ -208,24 +219,38 @@ class NiftiCase:
     def open(self) -> NiftiSource:
         return self.source
 
+    def study_ct(self) -> None:
+        """A file knows of no other."""
+
     def sinks(self, source: SliceSource, writing: Writing) -> list[Sink]:
         return [NiftiSink(place, self.source, is_map=k == 1) for k, place in enumerate(writing.places)]
 
 
-def find_cases(path: Path, *, series: str | None = None, allow_gaps: bool = False, unit: Unit = "HU") -> Found:
+def find_cases(path: Path, *, series: str | None = None, allow_gaps: bool = False, unit: Unit | None = "HU") -> Found:
     """Every usable series of `path` in a unit, or the one named; series in another unit are set aside.
+
+    Without a unit: of PET and CT in one folder the PET, as far as there are embedded models; of a NIfTI file HU.
 
     Raises InputError, with the reasons, where there is none, UnitError where all that could be used is in another unit.
     """
     if path.is_file() and is_nifti_name(path):
         if series is not None:
             raise InputError(f"{path}: a NIfTI file has no series to choose from: leave --series out")
+        unit = unit or "HU"
         modality = "CT" if unit == "HU" else "PT"
         folder_ = folder_name(1, modality, "nifti")
-        return Found((NiftiCase(open_nifti(path, unit), file_hash(path), modality=modality, folder=folder_),))
+        case = NiftiCase(open_nifti(path, unit), file_hash(path), modality=modality, folder=folder_)
+        return Found((case,), unit=unit)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    return _dicom_cases(path, scan(path), series, allow_gaps, unit)
+    folder = scan(path)
+    return _dicom_cases(path, folder, series, allow_gaps, unit or _main_unit(folder, series))
+
+
+def _main_unit(folder: Folder, uid: str | None) -> Unit:
+    """SUV where the folder, or the series named, holds PET and a model for it is at hand."""
+    found = {series.unit for series in folder.series if uid in (None, series.uid) and series.usable}
+    return "SUV" if "SUV" in found and DEFAULT_FOR["SUV"] in embedded() else "HU"
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -242,10 +267,18 @@ def _dicom_cases(path: Path, folder: Folder, uid: str | None, allow_gaps: bool, 
         refused = UnitError if others else InputError
         raise refused(_nothing(path, folder, chosen, uid, unit))
     wanted = [series for series in chosen if series.usable or series.reason == series.gaps or series.is_broken]
-    cases = tuple(DicomCase(k, series, allow_gaps) for k, series in enumerate(wanted, start=1))
+    cases = tuple(DicomCase(k, series, allow_gaps, _ct_of(series, folder)) for k, series in enumerate(wanted, start=1))
     beside = {i.path.parent for series in wanted for i in series.instances}  # those count as gaps of the series
     damaged = tuple(reason for file, reason in folder.damaged if uid is None and file.parent not in beside)
-    return Found(cases, tuple(_label(series) for series in chosen if series not in wanted), damaged)
+    return Found(cases, tuple(_label(series) for series in chosen if series not in wanted), damaged, unit)
+
+
+def _ct_of(series: Series, folder: Folder) -> Series | None:
+    """Of a PET series: the CT with the most slices among those in its frame of reference."""
+    if series.unit != "SUV" or not series.frame_of_reference:
+        return None
+    beside = [s for s in folder.usable if s.unit == "HU" and s.frame_of_reference == series.frame_of_reference]
+    return max(beside, key=lambda ct: ct.n_slices, default=None)
 
 
 def _no_map(series: Series) -> Series:

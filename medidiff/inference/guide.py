@@ -9,17 +9,43 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from medidiff.errors import InputError
+from medidiff.inference.cases import Case, find_cases
+from medidiff.inference.options import CT_OF_STUDY
+from medidiff.units import Unit
 from medidiff.volume import Geometry, SliceSource
 
 SUBSLICES = 3
 AIR_HU = -1000.0
 KEPT = 8  # smoothed CT slices in memory
 SIGMA = 0.4  # of the PET's pixel: about the square's own spread, sqrt(1/12), with a margin for the scanner's blur
+
+
+def guide_for(case: Case, geometry: Geometry, ct: str) -> SliceSource:
+    """The CT for a case, on its grid: that of its study, or the one of a path.
+
+    Raises InputError where there is none, or it does not reach the scan.
+    """
+    source = case.study_ct() if ct == CT_OF_STUDY else find_cases(Path(ct)).cases[0].open()
+    if source is None:
+        raise InputError(
+            "--ct study: the folder holds no CT in the frame of reference of the PET: name one by its path"
+        )
+    middle = geometry.world(np.array([geometry.n_slices // 2, geometry.matrix[0] // 2, geometry.matrix[1] // 2]))
+    reach = source.geometry.positions_mm[[0, -1]]
+    at = float(middle @ source.geometry.normal)
+    if not reach.min() <= at <= reach.max():
+        raise InputError(
+            f"--ct: reaches from {reach.min():.0f} to {reach.max():.0f} mm, the middle of the PET lies at {at:.0f} mm: "
+            "give the CT of the same examination"
+        )
+    return OnGrid(source, geometry)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +57,12 @@ class OnGrid:
     _smooth: OrderedDict[int, NDArray[np.float32]] = field(default_factory=OrderedDict, repr=False)
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Unit:
         return self.source.unit
 
-    def padding(self, index: int) -> None:
-        """Nothing: what is missing is air."""
+    def padding(self, index: int) -> NDArray[np.bool_] | None:
+        """None: what is missing is air."""
+        return None
 
     def read(self, index: int) -> NDArray[np.float32]:
         """(rows, columns) HU of one PET slice."""

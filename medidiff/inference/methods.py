@@ -24,7 +24,7 @@ from medidiff.diffusion.schedule import case_seed
 from medidiff.errors import ModelError, UnitError, UsageError
 from medidiff.inference.blocks import BlockRestorer
 from medidiff.inference.engine import prepare, slices_at_once
-from medidiff.inference.options import DEFAULTS, Options
+from medidiff.inference.options import AUTO, DEFAULTS, Options
 from medidiff.inference.restore import (
     ONE_ESTIMATE,
     AnyRestorer,
@@ -35,10 +35,11 @@ from medidiff.inference.restore import (
     evaluations,
 )
 from medidiff.io.derived import Derivation
-from medidiff.model import Model, load
+from medidiff.model import DEFAULT_FOR, Model, load
 from medidiff.noise.level import noise_level
 from medidiff.seen import Seen
 from medidiff.units import Unit
+from medidiff.volume import SliceSource
 
 NETWORK_CODE = ("MDIFF-NETWORK", "99MEDIDIFF", "Neural network denoising")  # one that is no diffusion model
 CLASSICAL_CODE = ("MDIFF-FILTER", "99MEDIDIFF", "Classical denoising filter")
@@ -90,8 +91,8 @@ class Method(Protocol):
     def require_modality(self, modality: str) -> None:
         """Raise ModelError for data of another modality than the method was made for."""
 
-    def for_case(self, identity: str) -> AnyRestorer:
-        """The method for the slices of one case, seeded by its identity."""
+    def for_case(self, identity: str, guide: SliceSource | None = None) -> AnyRestorer:
+        """The method for the slices of one case, seeded by its identity; `guide` is a CT on its grid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,8 @@ class Learned:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {**self._chosen, "engine": self.engine, "model": self.name, "model_sha256": self.sha256}
+        chosen = {**self._chosen, "engine": self.engine, "model": self.name, "model_sha256": self.sha256}
+        return chosen if self.options.ct is None else chosen | {"ct": self.options.ct}
 
     @property
     def _chosen(self) -> dict[str, Any]:
@@ -157,6 +159,7 @@ class Learned:
             f"mode {parameters['mode']}{_noise(parameters)}",
             f"strength {parameters['strength']:g} %",
             *(() if self.is_guarded else ("not held back outside of what the model has seen",)),
+            *(() if self.options.ct is None else ("guided by a CT",)),
             f"{self.nfe} network evaluations per slice",
             *(f"{key} {parameters[key]}" for key in DETAILS if parameters.get(key) is not None),
         ]
@@ -173,11 +176,11 @@ class Learned:
                 f"model '{self.name}' is made for {made_for}, the series is {modality}: choose another model"
             )
 
-    def for_case(self, identity: str) -> Restorer | BlockRestorer:
+    def for_case(self, identity: str, guide: SliceSource | None = None) -> Restorer | BlockRestorer:
         parameters = self._chosen
         seed = case_seed(identity, parameters.get("seed", 0))
         if self.model.architecture.dimensions == 3:
-            return BlockRestorer(self.model, parameters, seed)
+            return BlockRestorer(self.model, parameters, seed, guide)
         return Restorer(self.model, parameters, seed, self.at_once)
 
 
@@ -231,7 +234,7 @@ class Classical:
         if modality != "CT":
             raise ModelError(f"method '{self.name}' is set up for CT, the series is {modality}: choose a model for it")
 
-    def for_case(self, identity: str) -> Classical:
+    def for_case(self, identity: str, guide: SliceSource | None = None) -> Classical:
         return self
 
     def slice(self, index: int, slab: NDArray[np.float32], padding: NDArray[np.bool_] | None = None) -> Restored:
@@ -242,14 +245,17 @@ class Classical:
         return Restored(index, blended(y, x_hat, self.strength, padding), None, padding)
 
 
-def load_method(options: Options, device: torch.device | None = None) -> Method:
-    """The method that the options name, ready for use; `device` (default CPU) is where a model goes.
+def load_method(options: Options, device: torch.device | None = None, unit: Unit = "HU") -> Method:
+    """The method that the options name, ready for use; `device` (default CPU) is where a model goes, `unit` that of the
+    scans, by which an embedded model is chosen where none is named.
 
     Raises ModelError for a model that cannot be loaded, UsageError for a mode that it does not have or for a
     package that is absent.
     """
     if options.method == "model":
-        model = load(options.model).to(device or torch.device("cpu"))
+        name = DEFAULT_FOR[unit] if options.model == AUTO else options.model
+        model = load(name).to(device or torch.device("cpu"))
+        _require_a_use_for_ct(model, options)
         if options.mode not in ONE_ESTIMATE and not model.can_sample:
             raise UsageError(
                 f"--mode {options.mode}: model '{model.card.name}' ({model.architecture.network}) gives one best "
@@ -262,6 +268,11 @@ def load_method(options: Options, device: torch.device | None = None) -> Method:
     baseline.require()
     smoothing = baseline.smoothing if options.smoothing is None else options.smoothing
     return Classical(options.method, smoothing, options.strength)
+
+
+def _require_a_use_for_ct(model: Model, options: Options) -> None:
+    if options.ct is not None and not model.architecture.guide:
+        raise UsageError(f"--ct: model '{model.card.name}' takes no CT beside the scan: leave it out")
 
 
 def _require_a_use_for_samples(model: Model, options: Options) -> None:

@@ -30,6 +30,8 @@ from medidiff.io.derived import TRANSFER_SYNTAXES
 
 Mode = Literal["quantitative", "texture", "uncertainty", "sample"]
 MODEL = "model"
+AUTO = "auto"
+CT_OF_STUDY = "study"
 METHODS = (MODEL, *BASELINES)
 
 USED_BY: dict[str, tuple[Mode, ...]] = {
@@ -53,7 +55,8 @@ class Options(Settings):
 
     method     "model", or the name of a classical denoiser
     strength   per cent of the change that is applied: y + strength / 100 * (x_hat - y)
-    model      name of an embedded model, or a file
+    model      name of an embedded model, or a file; "auto": the embedded one for the unit of the scans
+    ct         "study", or a path: the CT that a model for PET is shown as well
     dose       the scan's dose as a fraction of the one whose noise is wanted
     smoothing  strength of a classical denoiser in its own unit
     guard      slices outside of what the model has seen are changed less (medidiff/seen.py)
@@ -63,10 +66,11 @@ class Options(Settings):
     method: str = MODEL
     mode: Mode = "quantitative"
     strength: float = Field(default=100.0, ge=0, le=100)
-    model: str = "ct"
+    model: str = AUTO
     dose: float | None = Field(default=None, gt=0, le=1)
     smoothing: float | None = Field(default=None, ge=0)
     guard: bool = True
+    ct: str | None = None
     steps: int | None = Field(default=None, ge=1, le=1000)
     sampler: str | None = None
     cfg_scale: float | None = Field(default=None, ge=0, le=20)
@@ -140,6 +144,7 @@ class Options(Settings):
         unused += [name for name, usual in USUAL.items() if getattr(self, name) not in usual]
         unused += ["model"] if "model" in self.model_fields_set else []
         unused += [] if self.guard else ["no_guard"]
+        unused += [] if self.ct is None else ["ct"]
         faults = [
             f"{_flag(name)} is not used by --method {self.method}, only by a model: leave it out" for name in unused
         ]

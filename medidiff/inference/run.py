@@ -23,8 +23,9 @@ from medidiff.errors import InputError, MedidiffError, OutputError, PartialFailu
 from medidiff.inference import record as records
 from medidiff.inference.cases import Case, Found, Writing, find_cases
 from medidiff.inference.guard import Watch, header_warnings
+from medidiff.inference.guide import guide_for
 from medidiff.inference.methods import Method, load_method
-from medidiff.inference.options import MODEL, Options
+from medidiff.inference.options import AUTO, MODEL, Options
 from medidiff.inference.record import RunRecord, SeriesRecord
 from medidiff.inference.restore import AnyRestorer, Restored, restore, timed
 from medidiff.inference.sinks import UNFINISHED, Place, Sink
@@ -46,14 +47,22 @@ def reconstruct(path: Path, out: Path, options: Options, *, progress: Progress =
     _require_apart(path, out)
     records.require_ours(out)
     device = choose_device(options.device if options.method == MODEL else "cpu")
-    method = load_method(options, device)
-    found = find_cases(path, series=options.series, allow_gaps=options.allow_gaps, unit=method.unit)
+    method, found = _method_and_cases(path, options, device)
     planned = _plan(found, method, options, device)
     made = _require_room(out, planned, found.cases)
     run = _Run(out, method, options, records.begin(out, planned, overwrite=options.overwrite), progress)
     for case in found.cases:
         run.do(case)
     return run.close(made)
+
+
+def _method_and_cases(path: Path, options: Options, device: torch.device) -> tuple[Method, Found]:
+    """A method that was named decides which series are cases; else these decide which model is taken."""
+    is_open = options.method == MODEL and options.model == AUTO
+    method = None if is_open else load_method(options, device)
+    unit = method.unit if method else None
+    found = find_cases(path, series=options.series, allow_gaps=options.allow_gaps, unit=unit)
+    return method or load_method(options, device, found.unit), found
 
 
 @dataclass
@@ -116,7 +125,8 @@ class _Run:
         series = _started(series, sinks)
         self._save(series)
         watch = Watch(self.method.seen, self.method.is_guarded)
-        self._slices(source, sinks, self.method.for_case(case.identity), seconds, watch)
+        guide = None if self.options.ct is None else guide_for(case, source.geometry, self.options.ct)
+        self._slices(source, sinks, self.method.for_case(case.identity, guide), seconds, watch)
         with timed(seconds, "write"):
             for sink in sinks:
                 sink.finish()
