@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from bars import task
 from bars import worst as worst_patches
 from bars.judge import SSIM_PRESETS, Notebook, Row, gain_db, rmse
 from bars.methods import CLASSICAL, INPUT, Answers, Filter, Network, Scan
+from bars.report import Report
 from bars.trials import MEASURED, Store, Trial, measured_trials, pseudo_clean_trials
 
 from medidiff import DISCLAIMER
@@ -51,25 +52,6 @@ QUIET_HU, KEPT, AUC_LOST = 1.0, 0.9, 0.02
 NOISY_DOSES = (0.25, 0.1)
 QUICK_DOSES = (0.25,)
 STRENGTHS = tuple(range(60, 101, 4))
-
-
-@dataclass
-class Report:
-    """What was found: lines to print, figures to keep, and whether each bar is met."""
-
-    figures: dict[str, Any] = field(default_factory=dict)
-    bars: list[dict[str, Any]] = field(default_factory=list)
-
-    def bar(self, name: str, value: float, limit: float, unit: str, *, at_most: bool, where: str = "") -> None:
-        """One bar at its worst place; `where` names it."""
-        met = value <= limit if at_most else value >= limit
-        found = {"bar": name, "value": round(value, 4), "limit": limit, "unit": unit, "at": where, "met": bool(met)}
-        self.bars.append(found)
-
-    def verdicts(self) -> None:
-        for bar in self.bars:
-            word = "PASS" if bar["met"] else "FAIL"
-            print(f"{word}  {bar['bar']}: {bar['value']:.3g} {bar['unit']} (bar {bar['limit']:g})  {bar['at']}")
 
 
 @dataclass(frozen=True, eq=False)
