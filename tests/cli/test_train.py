@@ -115,3 +115,27 @@ def test_noise_of_scans_needs_a_scan_to_take_it_from(recipe: Path, start: Start)
     assert (training.returncode, out) == (2, "")
     assert "recorrupted_share 0.5: none of the full-dose DICOM folders" in err
     assert not (recipe.parent / "out").exists()
+
+
+def test_a_pet_recipe_passes_a_trial(tmp_path: Path, write_nifti_scan: Callable[..., Path], start: Start) -> None:
+    """Bodies are made, lesions pasted, a model of three dimensions saved that says it is for PET."""
+    lesion = np.zeros((9, 12, 12))
+    lesion[2:7, 3:9, 3:9] = 1
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_nifti_scan(tmp_path / name / "uptake.nii", 1 + 5 * lesion)
+        write_nifti_scan(tmp_path / name / "mask.nii", lesion)
+    (tmp_path / "pairs.csv").write_text("patient,split,full,low\n1,train,one,\n2,tune,two,\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "manifest: pairs.csv\noutput: out\ncache: cache\nname: tiny\nworkers: 0\nprecision: 32-true\nnull_share: 0\n"
+        "architecture: {dimensions: 3, slab: 1, widths: [8, 16], blocks: [1, 1], guide: true, spread: true}\n"
+        "pet: {bodies: {lesions: 2, pasted: 1}}\n"
+    )
+    trial = start("train", tmp_path / "recipe.yaml", "--smoke", cwd=tmp_path)
+    out, err = trial.communicate(timeout=600)
+    assert trial.returncode == 0, err
+    assert "lesion bias %" in out
+    model = load(tmp_path / "out_smoke" / "best.safetensors")
+    assert model.card.modality == "PT"
+    assert model.scaling.unit == "SUV"
+    assert model.architecture.dimensions == 3
