@@ -17,7 +17,9 @@ from medidiff.metrics.pet import (
     contrast_recovery,
     disc_mean,
     disc_weights,
+    foci_above,
     lesion,
+    matched_filter,
     sphere_kernel,
     udpet_mean,
     udpet_score,
@@ -144,3 +146,42 @@ def test_the_udpet_weights_are_a_mean() -> None:
     assert udpet_mean(dict.fromkeys((4, 10, 20, 50, 100), 7.0)) == pytest.approx(7)
     assert udpet_mean({4: 0, 10: 0, 20: 0, 50: 0, 100: 1}) == pytest.approx(0.35)
     assert udpet_score({"NRMSE": 0, "PSNR": 0, "SSIM": 1}) == pytest.approx(0.4)
+
+
+def test_the_matched_filter_answers_a_gaussian_blob_as_in_closed_form() -> None:
+    """A Gaussian blob of deviation s is (s^2 / (s^2 + t^2))^(3/2) high after a Gaussian of deviation t; even uptake
+    gives 0, wherever the image ends."""
+    width, s = 10.0, 4.0
+    t = width / np.sqrt(8 * np.log(2))
+    step = np.full(3, 1.6)
+    axes = [(np.arange(61) - 30) * mm for mm in step]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    blob = 3 + 2 * np.exp(-(z**2 + y**2 + x**2) / (2 * s**2))
+    found = matched_filter(blob, (1.6, 1.6, 1.6), width)
+    high = [(s**2 / (s**2 + u**2)) ** 1.5 for u in (t, 2 * t)]
+    assert found.max() == pytest.approx(2 * (high[0] - high[1]), rel=1e-3)
+    assert np.unravel_index(found.argmax(), found.shape) == (30, 30, 30)
+    np.testing.assert_allclose(matched_filter(np.full((5, 9, 9), 3.0), (4, 4, 4)), 0, atol=1e-12)
+
+
+def test_foci_are_counted_once_where_they_are_asked_for() -> None:
+    """Two blobs of many voxels above the threshold are two foci; one outside of the region is none."""
+    grid = np.indices((24, 40, 40))
+    volume = sum(
+        np.exp(-sum((g - c) ** 2 for g, c in zip(grid, at, strict=True)) / 8) for at in ((12, 10, 10), (12, 30, 28))
+    )
+    filtered = matched_filter(volume, (4, 4, 4))
+    everywhere = np.ones(volume.shape, bool)
+    assert foci_above(filtered, everywhere, 0.05) == 2
+    assert foci_above(filtered, grid[1] < 20, 0.05) == 1
+    assert foci_above(filtered, everywhere, 1.0) == 0
+
+
+def test_noise_exceeds_a_threshold_as_often_as_the_normal_distribution_says() -> None:
+    """Of 10^5 filtered voxels of white noise 0.135 % lie above three standard deviations; a focus is one of these,
+    so there are fewer foci than voxels, but some."""
+    noise = np.random.default_rng(0).normal(size=(40, 50, 50))
+    filtered = matched_filter(noise, (4, 4, 4))
+    above = filtered > 3 * filtered.std()
+    assert above.mean() == pytest.approx(0.00135, rel=0.4)
+    assert 0 < foci_above(filtered, np.ones(noise.shape, bool), 3 * float(filtered.std())) < above.sum()
