@@ -34,9 +34,9 @@ SCAN = LowCount(drf=10, seed=20260105, resolution_mm=RESOLUTION_MM)
 LESIONS = (  # LPS mm, diameter mm, SUV
     ("liver", (-85.0, -20.0, -30.0), 22.0, 8.0),
     ("liver", (-40.0, 10.0, -55.0), 13.0, 8.0),
-    ("right lung", (-85.0, 10.0, 15.0), 17.0, 6.0),
+    ("top of the liver", (-85.0, 10.0, 15.0), 17.0, 6.0),
     ("left lung", (85.0, 0.0, 14.0), 10.0, 7.0),
-    ("muscle", (115.0, 52.0, -40.0), 28.0, 4.0),
+    ("beside the spleen", (115.0, 52.0, -40.0), 28.0, 4.0),
     ("abdomen", (10.0, -60.0, -50.0), 37.0, 5.0),
 )
 SERIES = {"full_count": 1, "low_count": 2, "truth": 3}
