@@ -123,9 +123,7 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _pet_is_in_blocks(self) -> TrainSettings:
         if (self.pet is not None) != (self.architecture.dimensions == 3):
-            raise ValueError(
-                "a recipe for PET has `pet:` and `architecture: {dimensions: 3}`: add what is missing"
-            )
+            raise ValueError("a recipe for PET has `pet:` and `architecture: {dimensions: 3}`: add what is missing")
         if self.pet and self.bias_weight:
             raise ValueError(f"bias_weight {self.bias_weight:g} is for tissues of CT: leave it out")
         return self

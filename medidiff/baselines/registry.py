@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medidiff.baselines.bilateral import bilateral
 from medidiff.baselines.filters import block_matching, gaussian, identity, non_local_means, require_bm3d
 from medidiff.baselines.tv import total_variation
+from medidiff.units import Unit
 
 Filter = Callable[[NDArray[np.float32], float, float], NDArray[np.float32]]
 """(image (rows, columns) in HU, noise level in HU, smoothing) -> image."""
@@ -42,7 +43,7 @@ class Baseline:
     low: float
     high: float
     unit: str
-    units: tuple[str, ...] = ("HU",)
+    units: tuple[Unit, ...] = ("HU",)
     require: Callable[[], None] = _nothing
 
 

@@ -18,7 +18,6 @@ from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
 from medidiff.io.files import file_hash
 from medidiff.io.nifti import NiftiSource, is_nifti_name, open_nifti
 from medidiff.io.series import folder_name
-from medidiff.model import DEFAULT_FOR, embedded
 from medidiff.seen import Facts
 from medidiff.units import Unit
 from medidiff.volume import SliceSource
@@ -226,17 +225,19 @@ class NiftiCase:
         return [NiftiSink(place, self.source, is_map=k == 1) for k, place in enumerate(writing.places)]
 
 
-def find_cases(path: Path, *, series: str | None = None, allow_gaps: bool = False, unit: Unit | None = "HU") -> Found:
+def find_cases(
+    path: Path, *, series: str | None = None, allow_gaps: bool = False, unit: Unit | tuple[Unit, ...] = "HU"
+) -> Found:
     """Every usable series of `path` in a unit, or the one named; series in another unit are set aside.
 
-    Without a unit: of PET and CT in one folder the PET, as far as there are embedded models; of a NIfTI file HU.
+    Of several units the first one that there is; a NIfTI file does not say its own, and is in the last of them.
 
     Raises InputError, with the reasons, where there is none, UnitError where all that could be used is in another unit.
     """
     if path.is_file() and is_nifti_name(path):
         if series is not None:
             raise InputError(f"{path}: a NIfTI file has no series to choose from: leave --series out")
-        unit = unit or "HU"
+        unit = unit if isinstance(unit, str) else unit[-1]
         modality = "CT" if unit == "HU" else "PT"
         folder_ = folder_name(1, modality, "nifti")
         case = NiftiCase(open_nifti(path, unit), file_hash(path), modality=modality, folder=folder_)
@@ -244,13 +245,13 @@ def find_cases(path: Path, *, series: str | None = None, allow_gaps: bool = Fals
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     folder = scan(path)
-    return _dicom_cases(path, folder, series, allow_gaps, unit or _main_unit(folder, series))
+    wanted = unit if isinstance(unit, str) else _first_of(unit, folder, series)
+    return _dicom_cases(path, folder, series, allow_gaps, wanted)
 
 
-def _main_unit(folder: Folder, uid: str | None) -> Unit:
-    """SUV where the folder, or the series named, holds PET and a model for it is at hand."""
+def _first_of(units: tuple[Unit, ...], folder: Folder, uid: str | None) -> Unit:
     found = {series.unit for series in folder.series if uid in (None, series.uid) and series.usable}
-    return "SUV" if "SUV" in found and DEFAULT_FOR["SUV"] in embedded() else "HU"
+    return next((unit for unit in units if unit in found), units[-1])
 
 
 def _state(path: Path) -> tuple[int, int]:

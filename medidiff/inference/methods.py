@@ -44,6 +44,7 @@ from medidiff.volume import SliceSource
 NETWORK_CODE = ("MDIFF-NETWORK", "99MEDIDIFF", "Neural network denoising")  # one that is no diffusion model
 CLASSICAL_CODE = ("MDIFF-FILTER", "99MEDIDIFF", "Classical denoising filter")
 NOT_CALIBRATED = "the uncertainty map is not calibrated: it is the raw spread of {}"
+MODALITIES: dict[Unit, str] = {"HU": "CT", "SUV": "PT"}
 DETAILS = ("sampler", "steps", "cfg_scale", "draws", "seed")
 
 
@@ -58,7 +59,7 @@ class Method(Protocol):
     warnings       what a user of the results must know
     seen           the range that the model has seen, where it knows
     is_guarded     whether slices outside of it are changed less
-    unit           of the scans that it works on
+    units          of the scans that it works on
     derivation     what headers of results say
     """
 
@@ -83,7 +84,7 @@ class Method(Protocol):
     @property
     def is_guarded(self) -> bool: ...
     @property
-    def unit(self) -> Unit: ...
+    def units(self) -> tuple[Unit, ...]: ...
 
     def require(self, unit: str) -> None:
         """Raise UnitError for data in another unit than the method works on."""
@@ -142,8 +143,8 @@ class Learned:
         return self.options.guard
 
     @property
-    def unit(self) -> Unit:
-        return self.model.scaling.unit
+    def units(self) -> tuple[Unit, ...]:
+        return (self.model.scaling.unit,)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -205,11 +206,15 @@ class Classical:
     warnings: tuple[str, ...] = ()
     seen: None = None
     is_guarded: bool = False
-    unit: Unit = "HU"  # of a folder that holds several; `require` says what else it can do
 
     @property
     def baseline(self) -> Baseline:
         return BASELINES[self.name]
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """PET before CT: of a PET/CT study the PET is meant."""
+        return tuple(sorted(self.baseline.units, reverse=True))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -231,8 +236,11 @@ class Classical:
             )
 
     def require_modality(self, modality: str) -> None:
-        if modality != "CT":
-            raise ModelError(f"method '{self.name}' is set up for CT, the series is {modality}: choose a model for it")
+        made_for = [MODALITIES[unit] for unit in self.units]
+        if modality not in made_for:
+            raise ModelError(
+                f"method '{self.name}' is set up for {' and '.join(made_for)}, the series is {modality}: choose another"
+            )
 
     def for_case(self, identity: str, guide: SliceSource | None = None) -> Classical:
         return self

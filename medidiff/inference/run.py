@@ -29,9 +29,12 @@ from medidiff.inference.options import AUTO, MODEL, Options
 from medidiff.inference.record import RunRecord, SeriesRecord
 from medidiff.inference.restore import AnyRestorer, Restored, restore, timed
 from medidiff.inference.sinks import UNFINISHED, Place, Sink
+from medidiff.model import DEFAULT_FOR, embedded
 from medidiff.progress import Progress, silent
+from medidiff.units import Unit
 from medidiff.volume import SliceSource
 
+PET_FIRST: tuple[Unit, ...] = ("SUV", "HU")
 BYTES_PER_VOXEL = 2
 HEADER_BYTES = 8192
 WRITES_AT_ONCE = 2  # finished slices that may wait to be written
@@ -57,11 +60,12 @@ def reconstruct(path: Path, out: Path, options: Options, *, progress: Progress =
 
 
 def _method_and_cases(path: Path, options: Options, device: torch.device) -> tuple[Method, Found]:
-    """A method that was named decides which series are cases; else these decide which model is taken."""
+    """A model that was named decides which series are cases; else these decide which model is taken. Of a PET/CT study
+    the PET is meant, by a model or a classical method that can do both."""
     is_open = options.method == MODEL and options.model == AUTO
     method = None if is_open else load_method(options, device)
-    unit = method.unit if method else None
-    found = find_cases(path, series=options.series, allow_gaps=options.allow_gaps, unit=unit)
+    units = method.units if method else tuple(u for u in PET_FIRST if DEFAULT_FOR[u] in embedded())
+    found = find_cases(path, series=options.series, allow_gaps=options.allow_gaps, unit=units)
     return method or load_method(options, device, found.unit), found
 
 

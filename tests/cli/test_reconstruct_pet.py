@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import dcmread
+from scipy.ndimage import gaussian_filter
 
 from medidiff.errors import InputError
-from medidiff.inference import cases, reconstruct
+from medidiff.inference import reconstruct
 from medidiff.inference.blocks import BlockRestorer
 from medidiff.inference.cases import find_cases
 from medidiff.inference.options import Options
@@ -124,20 +125,29 @@ def test_a_ct_that_is_not_there_or_elsewhere_is_told(
     assert "takes no CT beside the scan" in ended.err
 
 
-def test_without_a_model_named_the_scans_decide(
-    pet: Path, write_series: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """PET/CT: the PET, where there is a model for it; a CT alone: the CT; a series that was named: its own."""
-    study = with_ct(pet, write_series)
-    monkeypatch.setattr(cases, "embedded", lambda: {"ct": Path("ct"), "pet": Path("pet")})
-    found = find_cases(study, unit=None)
+def test_the_scans_decide_where_nothing_is_named(pet: Path, write_series: Write) -> None:
+    """Of PET/CT the PET, for whom can do both; of a CT alone the CT; a series that was named: its own."""
+    study, both = with_ct(pet, write_series), ("SUV", "HU")
+    found = find_cases(study, unit=both)
     assert (found.unit, [case.modality for case in found.cases]) == ("SUV", ["PT"])
     assert found.cases[0].study_ct() is not None
-    assert find_cases(study / "ct", unit=None).unit == "HU"
+    assert find_cases(study / "ct", unit=both).unit == "HU"
     ct_uid = dcmread(next((study / "ct").iterdir())).SeriesInstanceUID
-    assert find_cases(study, series=ct_uid, unit=None).unit == "HU"
-    monkeypatch.setattr(cases, "embedded", lambda: {"ct": Path("ct")})
-    assert find_cases(study, unit=None).unit == "HU"
+    assert find_cases(study, series=ct_uid, unit=both).unit == "HU"
+    assert find_cases(study, unit=("HU",)).unit == "HU"
+
+
+def test_a_gaussian_filter_does_pet_and_other_filters_say_that_they_do_not(tmp_path: Path, cli: Any, pet: Path) -> None:
+    """What rests on the noise of CT is for CT alone."""
+    ended = cli("reconstruct", pet, "-o", tmp_path / "out", "--method", "gaussian", "--smoothing", 1)
+    assert ended.code == 0, ended.err
+    (entry,) = run_of(tmp_path / "out")["series"]
+    written = load_volume(tmp_path / "out" / entry["folder"]).array
+    wanted = gaussian_filter(load_volume(pet).array, (0, 1, 1))
+    assert np.abs(written - wanted).max() < 1e-3 * wanted.max()
+    ended = cli("reconstruct", pet, "-o", tmp_path / "no", "--method", "bm3d")
+    assert ended.code == 2
+    assert "SUV" in ended.err
 
 
 def test_a_ct_model_refuses_pet_by_unit(tmp_path: Path, cli: Any, pet: Path, tiny_model: Path) -> None:
