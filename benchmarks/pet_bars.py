@@ -28,7 +28,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,21 @@ class Scores:
         return [lesion for row in self.rows[kind, drf, method] for lesion in row["lesions"].values()]
 
 
+@dataclass
+class Clock:
+    """Seconds of processor of each part of a run."""
+
+    last: float = field(default_factory=time.process_time)
+    laps: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, name: str) -> None:
+        now = time.process_time()
+        self.laps[name], self.last = now - self.last, now
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.laps.items())
+
+
 def collect(bodies: Sequence[Sequence[Trial]], methods: Sequence[Answers], notebook: Notebook) -> Scores:
     """Every method on every trial."""
     rows: dict[tuple[str, float, str], list[Row]] = {}
@@ -97,7 +112,8 @@ def tables(scores: Scores, names: Sequence[str], report: Report) -> None:
         for name in here:
             means = {column: scores.mean(kind, drf, name, column) for column in COLUMNS}
             print(f"{name:14}" + "".join(f"{value:9.{_digits(column)}f}" for column, value in means.items()))
-            report.figures.setdefault(f"{kind} {drf:g}", {})[name] = means
+            kept = {column: value if np.isfinite(value) else None for column, value in means.items()}
+            report.figures.setdefault(f"{kind} {drf:g}", {})[name] = kept
         _lesion_table(scores, kind, drf, here, report)
         if kind == "uniform":
             _foci_table(scores, drf, here, report)
@@ -232,44 +248,50 @@ def strengths(
     return known
 
 
-def main() -> None:
-    options = parse()
-    report, store, notebook = Report(), Store(options.cache / "images"), Notebook(options.cache / "rows.jsonl")
+def networks(options: argparse.Namespace) -> tuple[list[Network], list[Network]]:
+    """The model, and the further ones, each without and with a CT."""
     model = Network.of(options.model, "model", options.device)
     others = [one for file in options.also for one in Network.of(file, Path(file).stem[:9], options.device)]
+    method = model[0].method
+    print(f"model {method.name} {method.sha256[:12]}, split {options.split}. {DISCLAIMER.capitalize()}.", flush=True)
+    return model, others
+
+
+def main() -> None:
+    options, report, clock = parse(), Report(), Clock()
+    notebook = Notebook(options.cache / "rows.jsonl")
+    model, others = networks(options)
     pairs = [pair for pair in read_manifest(options.manifest, options.data) if pair.split == options.split]
-    card = model[0].method.model.card
-    print(
-        f"model {card.name} {model[0].method.sha256[:12]}, split {options.split}. {DISCLAIMER.capitalize()}.",
-        flush=True,
-    )
-    clock = [time.process_time()]
-    bodies = bodies_of(options, pairs, store)
-    clock.append(time.process_time())
+    bodies = bodies_of(options, pairs, Store(options.cache / "images"))
+    clock.lap("bodies and scans")
     classical = [name for name in CLASSICAL if options.map or name != "map_rdp"]
     tuned = strengths(options, classical, bodies, notebook)
-    clock.append(time.process_time())
+    clock.lap("strengths")
     filters = [Filter(name, tuned.methods[name]) for name in classical]
     methods: list[Answers] = [Given(INPUT), Given(IDEAL), *filters, *others, *model]
     scores = collect(bodies, methods, notebook)
-    clock.append(time.process_time())
+    clock.lap("methods")
     tables(scores, [method.name for method in methods], report)
     decide = options.decide if options.decide in options.drf else max(options.drf)
     for network in (n for n in (*model, *others) if n.with_ct):
         misled(bodies, network, decide, notebook, report)
-    clock.append(time.process_time())
-    spent = zip(("bodies and scans", "strengths", "methods", "false CT"), np.diff(clock), strict=True)
-    print("\nseconds of processor: " + ", ".join(f"{what} {seconds:.0f}" for what, seconds in spent))
+    clock.lap("false CT")
+    print(f"\nseconds of processor: {clock}\n")
     cylinder = bodies[-1][0]
     full = notebook.get(cylinder.key, f"full v{VERSION}", lambda: judge(cylinder.full, cylinder))["foci"]
-    print()
     for network in model:
         bars(scores, network.name, classical, full, decide, report)
     report.verdicts()
     if options.json:
-        ranges = {body[0].case.key: body[0].preset.high for body in bodies}
-        found = {"model": model[0].method.sha256, "split": options.split, "range_suv": ranges, "bars": report.bars}
-        options.json.write_text(json.dumps(found | report.figures, indent=1), encoding="utf-8")
+        write(options, model[0], bodies, report)
+
+
+def write(options: argparse.Namespace, model: Network, bodies: Sequence[Sequence[Trial]], report: Report) -> None:
+    """Every figure as JSON, with the range of PSNR, NRMSE and SSIM of each body."""
+    ranges = {body[0].case.key: body[0].preset.high for body in bodies}
+    found = {"note": DISCLAIMER, "model": model.method.sha256, "split": options.split, "range_suv": ranges}
+    text = json.dumps(found | {"bars": report.bars} | report.figures, indent=1)
+    options.json.write_text(text, encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:

@@ -15,7 +15,7 @@ from medidiff.simulate_pet import FILTER_MM
 
 STARTS = {"gaussian": (4.0, 1.35), "nlm": (3.0, 1.4), "map_rdp": (0.1, 3.0)}  # and the factor of a step
 SLICES = 16  # of a torso, in the middle
-MAP_TORSOS = 2
+TORSOS = {"gaussian": None, "nlm": 2, "map_rdp": 2}  # None: all; what is slow is searched on the first ones
 MAP_FILTERS_MM = (0.0, FILTER_MM)
 VERSION = 1
 
@@ -26,7 +26,7 @@ def search(names: Sequence[str], torsos: Sequence[Sequence[Trial]], notebook: No
     for name in names:
         start = STARTS[name][0]
         for of_one_drf in zip(*torsos, strict=True):
-            found = best(name, of_one_drf[: MAP_TORSOS if name == "map_rdp" else None], start, notebook)
+            found = best(name, of_one_drf[: TORSOS[name]], start, notebook)
             methods.setdefault(name, {})[of_one_drf[0].drf] = found
             start = found.value
             print(f"tuned {name} at DRF {of_one_drf[0].drf:g}: {found.value:.3g}, NRMSE {found.nrmse:.4f}", flush=True)

@@ -186,7 +186,7 @@ def torso_case(split: str, number: int, slices: int, cut: Sequence[Pasted]) -> C
     place = geometry(shape, spacing)
     targets = tuple(target(k, solid) for k, solid in enumerate(phantom.lesions, start=1) if (seen.lesions == k).any())
     return Case(
-        f"{split}_torso{number}_{slices}_v{VERSION}",
+        "_".join([split, f"torso{number}", str(slices), *(one.name for one in cut), f"v{VERSION}"]),
         "torso",
         Volume(suv.astype(np.float32), place, "SUV"),
         Volume(hu.astype(np.float32), place, "HU"),
