@@ -232,20 +232,30 @@ def bodies_of(options: argparse.Namespace, pairs: Sequence[Pair], store: Store) 
     return [trials(case, options.drf, store) for case in cases]
 
 
-def strengths(
-    options: argparse.Namespace, names: list[str], bodies: Sequence[Sequence[Trial]], notebook: Notebook
-) -> TunedPet:
-    """Those of the file; on `tune` what it lacks is searched first."""
-    known = load_tuned(options.tuned) if options.tuned.exists() or options.split != "tune" else None
+def known_strengths(options: argparse.Namespace, names: list[str]) -> TunedPet | None:
+    """Those of the file, None where there is none; only `tune` may search what is lacking."""
+    known = load_tuned(options.tuned) if options.tuned.exists() else None
     lacking = absent(known, names, options.drf)
-    if lacking and options.split == "tune":
-        torsos = [body for body in bodies if body[0].case.kind == "torso"]
-        known = search([name for name in names if name in lacking], torsos, notebook).added_to(known)
-        save_tuned(options.tuned, known)
-    elif lacking:
+    if lacking and options.split != "tune":
         raise SystemExit(f"{options.tuned}: lacks strengths of {', '.join(lacking)}: run with --split tune first")
-    assert known is not None
     return known
+
+
+def searched(
+    options: argparse.Namespace,
+    names: list[str],
+    known: TunedPet | None,
+    bodies: Sequence[Sequence[Trial]],
+    notebook: Notebook,
+) -> TunedPet:
+    """What is known, and what it lacks searched now and kept in the file."""
+    lacking = absent(known, names, options.drf)
+    if known is not None and not lacking:
+        return known
+    torsos = [body for body in bodies if body[0].case.kind == "torso"]
+    tuned = search(lacking, torsos, notebook).added_to(known)
+    save_tuned(options.tuned, tuned)
+    return tuned
 
 
 def networks(options: argparse.Namespace) -> tuple[list[Network], list[Network]]:
@@ -262,10 +272,11 @@ def main() -> None:
     notebook = Notebook(options.cache / "rows.jsonl")
     model, others = networks(options)
     pairs = [pair for pair in read_manifest(options.manifest, options.data) if pair.split == options.split]
+    classical = [name for name in CLASSICAL if options.map or name != "map_rdp"]
+    known = known_strengths(options, classical)
     bodies = bodies_of(options, pairs, Store(options.cache / "images"))
     clock.lap("bodies and scans")
-    classical = [name for name in CLASSICAL if options.map or name != "map_rdp"]
-    tuned = strengths(options, classical, bodies, notebook)
+    tuned = searched(options, classical, known, bodies, notebook)
     clock.lap("strengths")
     filters = [Filter(name, tuned.methods[name]) for name in classical]
     methods: list[Answers] = [Given(INPUT), Given(IDEAL), *filters, *others, *model]

@@ -50,12 +50,13 @@ SPACING_MM = (3.2, 4.8)  # between the slices of a torso
 MIDDLES_MM = (-60.0, 40.0)  # of the part of a torso: the liver is in view, the bladder is not
 SPHERES_MM = (37.0, 28.0, 22.0, 17.0, 13.0, 13.0, 10.0, 10.0, 10.0)
 CONTRAST, LEAST_AROUND, HOTTEST = (3.0, 8.0), 0.7, 4.0  # times what lies around, SUV; never in something hotter
+MOST_CUT = 2  # lesions cut from scans, which are large, in one torso
 RESOLUTION_MM = 4.5  # of the detectors, on voxels of 4 mm: recovery of EARL 1
 COUNTS = 1e6
 CLEAR_MM = 8.0  # of the liver's edge
 RIM_MM = 25.0  # of the cylinder's: the matched filter reaches so far
 BODY_MM, TOP_PERCENT = 8.0, 99.9  # smoothing of the body mask; the declared range ends at this percentile in the body
-FOCI, FOCUS_ML = 3, (0.5, 50.0)  # of a measured scan
+FOCI, FOCUS_ML, FOCUS_BLUR_MM = 3, (0.5, 50.0), 4.0  # of a measured scan; more blur joins neighbours
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -264,7 +265,7 @@ def foci(full: Image, spacing: tuple[float, float, float]) -> tuple[NDArray[np.u
     What is larger than FOCUS_ML (heart, brain, bladder, kidneys that are full) or reaches the first or last slice is
     an organ; what is smaller is noise. Voxels of a hotter region belong to that.
     """
-    smooth = gaussian_filter(full, [BODY_MM / FWHM / step for step in spacing])
+    smooth = gaussian_filter(full, [FOCUS_BLUR_MM / FWHM / step for step in spacing])
     summits = np.argwhere((smooth == maximum_filter(smooth, 5)) & (smooth > 2))
     labels, free, found = np.zeros(full.shape, np.uint8), np.ones(full.shape, bool), []
     for at in sorted(map(tuple, summits), key=lambda place: -smooth[place]):
@@ -279,7 +280,8 @@ def foci(full: Image, spacing: tuple[float, float, float]) -> tuple[NDArray[np.u
 
 
 def shares(cut: Sequence[Pasted], torsos: int) -> list[list[Pasted]]:
-    """Which lesions go into which torso: each at least once, each torso at least one where there is any."""
+    """Which lesions go into which torso: one at least where there is any, MOST_CUT at most; with torsos enough each
+    lesion is used."""
     if not cut:
         return [[] for _ in range(torsos)]
-    return [list(cut[k::torsos]) or [cut[k % len(cut)]] for k in range(torsos)]
+    return [list(cut[k::torsos])[:MOST_CUT] or [cut[k % len(cut)]] for k in range(torsos)]

@@ -104,10 +104,11 @@ def test_foci_of_a_scan_are_small_hot_and_whole(bars: Any) -> None:
 
 
 def test_every_cut_lesion_is_used_and_no_torso_goes_without(bars: Any) -> None:
-    """Six lesions in four torsos and two in four."""
+    """Six lesions in four torsos and two in four; one torso holds no more than two."""
     shares = bars("petbars.trials").shares
     assert shares([1, 2, 3, 4, 5, 6], 4) == [[1, 5], [2, 6], [3], [4]]
     assert shares([1, 2], 4) == [[1], [2], [1], [2]]
+    assert shares([1, 2, 3], 1) == [[1, 2]]
     assert shares([], 2) == [[], []]
 
 
