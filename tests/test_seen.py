@@ -12,6 +12,7 @@ from medidiff.seen import MARGIN, Range, Seen
 SEEN = Seen(
     noise_hu=Range(low=4, high=100, least=3, most=120),
     colour_half=Range(low=-1, high=2, least=-1.5, most=2.5),
+    colour_quarter=Range(low=-1.8, high=4, least=-2, most=5),
     frequency=Range(low=0.125, high=0.25, least=0.12, most=0.3),
 )
 INSIDE = {"noise_hu": 20.0, "colour_half": 0.0, "colour_quarter": 0.0, "frequency": 0.2}
@@ -41,6 +42,11 @@ def test_the_weight_falls_from_one_at_the_edge_to_zero_a_margin_beyond(name: str
     weights = [SEEN.weight(INSIDE | {name: value}) for value in path]
     assert np.allclose(weights, np.linspace(1, 0, 9), atol=1e-6)
     assert SEEN.weight(INSIDE | {name: edge + 5 * (far - edge) if far > edge else far / 9 if far > 0 else -9.0}) == 0
+
+
+def test_the_colour_at_four_pixels_decides_nothing() -> None:
+    """It is stored for the card; anatomy moves it further than noise does."""
+    assert SEEN.weight(INSIDE | {"colour_quarter": -9.0}) == 1.0
 
 
 def test_the_furthest_measure_decides() -> None:

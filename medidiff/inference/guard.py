@@ -23,7 +23,7 @@ from medidiff.noise.traits import traits_of
 from medidiff.seen import Facts, Range, Seen
 
 SIZES = {"pixel_mm": "pixels", "thickness_mm": "slice thickness", "spacing_mm": "slice spacing"}
-GRAIN = {"frequency": "frequency", "colour_half": "colour at 2 x 2 pixels", "colour_quarter": "colour at 4 x 4 pixels"}
+GRAIN = {"frequency": "frequency", "colour_half": "colour at 2 x 2 pixels"}
 TOLD = 0.95  # a slice that gets more of its change is not worth a sentence
 UNKNOWN = "how well it works there was not measured"
 
