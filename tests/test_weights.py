@@ -53,7 +53,7 @@ def test_weights_are_small_half_precision_and_described() -> None:
         assert loaded.sha256 in path.with_suffix(".md").read_text()
         assert loaded.card.name == name
         assert all([loaded.card.data, loaded.card.simulated, loaded.card.metrics, loaded.card.limits])
-        assert loaded.card.uncertainty["factor"] > 0
+        assert loaded.card.uncertainty["interval_percent"] == 90
 
 
 def test_card_shows_the_promised_gain(model: Model) -> None:
