@@ -17,6 +17,9 @@ from medidiff import DISCLAIMER
 from medidiff.model import Card, Model, load, save
 from medidiff.seen import card_section
 
+EMBEDDED_THEN = {
+    "medidiff/weights/ct.safetensors": "runs/train_ct/best.safetensors"
+}  # what the fourth stage began with
 DATA = (
     "TCGA-OV, CPTAC-PDA, Colorectal-Liver-Metastases, Lung-PET-CT-Dx, LIDC-IDRI, TCGA-LUAD: public, de-identified CT "
     "catalogued by The Cancer Imaging Archive (CC BY 3.0 or 4.0); cite the collections as their pages ask",
@@ -82,10 +85,8 @@ def main() -> None:
 def stages(model: Model) -> list[dict[str, Any]]:
     """Recipe and length of every stage of training, the first one first; `initial` of a recipe is the stage before."""
     facts = model.card.training
-    if "stages" in facts:  # an embedded model
-        return list(facts["stages"])
     initial = facts["recipe"]["initial"]
-    return [*(stages(load(initial)) if initial else []), facts]
+    return [*(stages(load(EMBEDDED_THEN.get(initial, initial))) if initial else []), facts]
 
 
 def page(card: Card, sha256: str, size: int) -> str:
