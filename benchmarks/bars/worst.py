@@ -46,7 +46,7 @@ def _overlap(place: dict[str, Any], r: int, c: int) -> bool:
 
 def figure(found: Sequence[tuple[dict[str, Any], Trial]], network: Network, path: Path) -> list[dict[str, Any]]:
     """Draw them, two a row; what is drawn with its window."""
-    fig = Figure(figsize=(13, 1.85 * ((len(found) + 1) // 2) + 0.4), dpi=100)
+    fig = Figure(figsize=(13, 1.82 * ((len(found) + 1) // 2) + 0.4), dpi=100)
     FigureCanvasAgg(fig)
     axes = fig.subplots((len(found) + 1) // 2, 8, squeeze=False)
     places = []
@@ -67,7 +67,7 @@ def figure(found: Sequence[tuple[dict[str, Any], Trial]], network: Network, path
     fig.suptitle(
         f"Worst patches ({PATCH} x {PATCH} pixels): {', '.join(COLUMNS)}. {DISCLAIMER.capitalize()}", fontsize=9
     )
-    fig.tight_layout(pad=0.4)
+    fig.subplots_adjust(left=0.004, right=0.996, bottom=0.004, top=0.94, wspace=0.03, hspace=0.12)
     fig.savefig(path)
     return places
 
