@@ -108,7 +108,7 @@ def test_another_unit_or_modality_is_refused(chosen: dict[str, Any]) -> None:
     method.require_modality("CT")
     with pytest.raises(UnitError, match=r"works on HU( and SUV)?, the data are in BQML"):
         method.require("BQML")
-    with pytest.raises(ModelError, match="for (PT and )?CT, the series is MR"):
+    with pytest.raises(ModelError, match=r"for (PT and )?CT, the series is MR"):
         method.require_modality("MR")
 
 
