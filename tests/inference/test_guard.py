@@ -94,11 +94,11 @@ def test_ever_stronger_noise_is_ever_less_changed(model: Model, clean: Slab, whi
 
 
 def test_ever_finer_grain_is_ever_less_changed(model: Model, clean: Slab, white: Slab) -> None:
-    """From a little finer than white to what no scanner makes."""
-    found = [change(model, clean + 30 * sharpened(white, power)) for power in (0.5, 1, 2, 4, 12)]
+    """From finer than white, where the range ends, to what no scanner makes: there a tenth is left at most."""
+    found = [change(model, clean + 30 * sharpened(white, power)) for power in (1, 2, 4, 12)]
     assert found == sorted(found, reverse=True)
     assert found[0] > 10
-    assert found[-1] == 0
+    assert found[-1] < 0.1 * found[0]
 
 
 def test_ever_coarser_grain_is_ever_less_changed(model: Model, clean: Slab, white: Slab) -> None:
