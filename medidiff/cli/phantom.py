@@ -14,7 +14,7 @@ from medidiff import DISCLAIMER, __version__
 from medidiff.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from medidiff.physics.pet_phantoms import Paintable, Pasted, Phantom, Rendered
+    from medidiff.physics.pet_phantoms import Paintable, Phantom, Rendered
     from medidiff.volume import Geometry
 
 FIELD_MM = 512.0
@@ -117,6 +117,7 @@ def _check(
 def _make(kind: Kind, lesions: Path | None, count: int | None, contrast: float | None, seed: int) -> Phantom:
     import numpy as np
 
+    from medidiff.data.pet_cases import pasted
     from medidiff.physics.pet_phantoms import PHANTOMS, nema, torso, with_pasted
 
     if kind is Kind.NEMA:
@@ -129,7 +130,7 @@ def _make(kind: Kind, lesions: Path | None, count: int | None, contrast: float |
         if lesions is None:
             return torso(generator, wanted)
         chosen = _chosen(lesions, wanted, generator)
-        return with_pasted(torso(generator), [_read(folder) for folder in chosen], generator)
+        return with_pasted(torso(generator), [pasted(folder) for folder in chosen], generator)
     except ValueError as error:
         raise UsageError(f"{error}: ask for fewer with --count") from None
 
@@ -141,24 +142,6 @@ def _chosen(folder: Path, count: int, generator: Any) -> list[Path]:
         raise InputError(f"{folder}: holds no folder with {IMAGE_NAME} and {MASK_NAME}; give one that does")
     picked = generator.permutation(len(found))[:count]
     return [found[k] for k in sorted(picked)]
-
-
-def _read(folder: Path) -> Pasted:
-    """One lesion in SUV with its mask; raises InputError where the two do not fit."""
-    from medidiff.io.nifti import open_labels, open_nifti
-    from medidiff.physics.pet_phantoms import Pasted
-    from medidiff.volume import collect
-
-    image, mask = collect(open_nifti(folder / IMAGE_NAME, "SUV")), collect(open_labels(folder / MASK_NAME, "SUV"))
-    if difference := image.geometry.difference(mask.geometry):
-        raise InputError(f"{folder / MASK_NAME}: not the grid of {IMAGE_NAME}: {difference}")
-    geometry = image.geometry
-    try:
-        return Pasted.cut(
-            folder.name, image.array, mask.array > 0, (geometry.slice_spacing_mm, *geometry.pixel_spacing_mm)
-        )
-    except ValueError as error:
-        raise InputError(f"{folder / MASK_NAME}: {error}") from None
 
 
 def _write(folder: Path, made: Phantom, rendered: Rendered, place: Geometry, format_: Format, seed: int) -> None:

@@ -26,7 +26,8 @@ from scipy.ndimage import gaussian_filter
 from medidiff.config import Settings, rising
 from medidiff.data.manifest import Pair, load
 from medidiff.data.prepare import store
-from medidiff.io.nifti import open_nifti
+from medidiff.errors import InputError
+from medidiff.io.nifti import open_labels, open_nifti
 from medidiff.physics.pet_phantoms import Pasted, Phantom, Solid, render, torso, with_pasted
 from medidiff.progress import Progress, silent
 from medidiff.simulate_pet import RESOLUTION_MM, Acquired, LowCount
@@ -171,13 +172,22 @@ def as_ct(phantom: Phantom, rng: np.random.Generator) -> Phantom:
 
 
 def pasted(folder: Path) -> Pasted:
-    """A lesion of a folder that holds an uptake in SUV and its mask, both NIfTI (`*mask*`)."""
+    """A lesion of a folder that holds an uptake in SUV and its mask on the same grid, both NIfTI (`*mask*`).
+
+    Raises InputError where one of the two is missing, or they do not fit.
+    """
     masks = masks_of(folder)
-    image = next(file for file in sorted(folder.glob("*.nii*")) if file not in masks)
-    uptake, mask = (collect(open_nifti(one, "SUV")) for one in (image, masks[0]))
-    geometry = uptake.geometry
-    spacing = (geometry.slice_spacing_mm, *geometry.pixel_spacing_mm)
-    return Pasted.cut(folder.name, uptake.array, mask.array > 0.5, spacing)
+    images = [file for file in sorted(folder.glob("*.nii*")) if file not in masks]
+    if not masks or not images:
+        raise InputError(f"{folder}: expected a NIfTI of a lesion and its mask, named *mask*: give a folder with both")
+    uptake, mask = collect(open_nifti(images[0], "SUV")), collect(open_labels(masks[0], "SUV"))
+    if difference := uptake.geometry.difference(mask.geometry):
+        raise InputError(f"{masks[0]}: not the grid of {images[0].name}: {difference}")
+    spacing = (uptake.geometry.slice_spacing_mm, *uptake.geometry.pixel_spacing_mm)
+    try:
+        return Pasted.cut(folder.name, uptake.array, mask.array > 0, spacing)
+    except ValueError as error:
+        raise InputError(f"{masks[0]}: {error}") from None
 
 
 def masks_of(folder: Path) -> list[Path]:
