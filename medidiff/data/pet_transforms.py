@@ -1,7 +1,7 @@
 """From a prepared PET case to training blocks, as MONAI dictionary transforms.
 
-    RandRealisationd -> RandFlipd, RandRotate90d (MONAI) -> RandSmoothedd -> RandScaledd -> ActivityMeasured
-    -> RandGuided -> RandBlocksd
+    RandRealisationd -> RandFlipd, RandRotate90d (MONAI) -> RandVoxelsd -> RandSmoothedd -> RandScaledd
+    -> ActivityMeasured -> RandGuided -> RandBlocksd
 
 Everything that changes the low count changes the target alike, so the pair stays what it is: one body, one scanner,
 with and without noise. The guide may be absent, misplaced, or show what has taken up nothing: whoever trusts it
@@ -14,10 +14,12 @@ from collections.abc import Hashable, Mapping
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from monai.transforms import Compose, RandFlipd, Randomizable, RandRotate90d, Transform
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.ndimage import gaussian_filter, shift
+from torch.nn import functional as F
 
 from medidiff.config import Settings, rising
 from medidiff.data.pet_cases import PetCase
@@ -35,18 +37,26 @@ class PetAugmentation(Settings):
     """Ranges that the random transforms draw from.
 
     block          (slices, rows, columns) of a training block, of which `blocks` are cut from a realisation
-    smoothing_mm   FWHM of a further filter, in half of the draws
+    slices         of the part of a body that a draw is made from; null: all
+    voxels         factor of the voxel size within slices, in half of the draws; 1 to 1: as reconstructed
+    smoothing_mm   FWHM of a further filter, in `smoothing_share` of the draws
     scale          factor of the activity, log-uniform
     lesion_share   of the blocks that are cut around a lesion, where there is one
+    lesion_weight  how much more a voxel of a lesion counts in the loss. Lesions are a few in ten thousand voxels: left
+                   alone they are the last that a network learns, and what is uncertain is taken for background
     guide_share    of the draws that have their guide; in `misplaced` of these it lies up to `shift_mm` aside, and has
                    up to `false` structures that took up nothing
     """
 
     block: tuple[int, int, int] = (16, 40, 40)
     blocks: int = Field(default=4, ge=1)
+    slices: int | None = Field(default=None, ge=8)
+    voxels: Annotated[tuple[float, float], rising(above=0)] = (1.0, 1.0)
     smoothing_mm: Annotated[tuple[float, float], rising(0)] = (0.0, 7.0)
+    smoothing_share: float = Field(default=0.5, ge=0, le=1)
     scale: Annotated[tuple[float, float], rising(above=0)] = (0.6, 1.8)
     lesion_share: float = Field(default=0.4, ge=0, le=1)
+    lesion_weight: float = Field(default=0.0, ge=0)
     guide_share: float = Field(default=0.5, ge=0, le=1)
     misplaced: float = Field(default=0.5, ge=0, le=1)
     shift_mm: float = Field(default=12.0, ge=0)
@@ -56,13 +66,46 @@ class PetAugmentation(Settings):
 class RandRealisationd(Randomizable, Transform):
     """Case -> `low`, `target`, `lesions` (and `guide`), each (1, slices, rows, columns), and `spacing_mm`."""
 
+    def __init__(self, settings: PetAugmentation) -> None:
+        self.settings = settings
+
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         case: PetCase = data["case"]
         low = case.low[int(self.R.randint(len(case.low)))]
         images = {"low": low, "target": case.target, "lesions": case.lesions, "guide": case.guide}
+        part = self._part(len(low))
         return {"spacing_mm": case.spacing_mm} | {
-            key: np.array(value, np.float32)[None] for key, value in images.items() if value is not None
+            key: np.array(value[part], np.float32)[None] for key, value in images.items() if value is not None
         }
+
+    def _part(self, slices: int) -> slice:
+        wanted = self.settings.slices
+        if wanted is None or wanted >= slices:
+            return slice(None)
+        first = int(self.R.randint(slices - wanted + 1))
+        return slice(first, first + wanted)
+
+
+class RandVoxelsd(Randomizable, Transform):
+    """The same body on larger or smaller voxels, by cubic interpolation within slices; never smaller than a block."""
+
+    def __init__(self, settings: PetAugmentation) -> None:
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        low, high = self.settings.voxels
+        if low == high == 1 or self.R.rand() < 0.5:
+            return dict(data)
+        factor = float(np.exp(self.R.uniform(np.log(low), np.log(high))))
+        matrix, least = data["low"].shape[2:], self.settings.block[1:]
+        rows, columns = (max(round(n / factor), b) for n, b in zip(matrix, least, strict=True))
+        between, row_mm, column_mm = data["spacing_mm"]
+        item = dict(data) | {"spacing_mm": (between, row_mm * matrix[0] / rows, column_mm * matrix[1] / columns)}
+        for key in (key for key in VOLUMES if key in item):
+            nearest = key == "lesions"
+            image = torch.from_numpy(np.ascontiguousarray(item[key]))
+            item[key] = F.interpolate(image, (rows, columns), mode="nearest-exact" if nearest else "bicubic").numpy()
+        return item
 
 
 class RandSmoothedd(Randomizable, Transform):
@@ -72,7 +115,7 @@ class RandSmoothedd(Randomizable, Transform):
         self.settings = settings
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        fwhm = self.R.uniform(*self.settings.smoothing_mm) if self.R.rand() < 0.5 else 0.0
+        fwhm = self.R.uniform(*self.settings.smoothing_mm) if self.R.rand() < self.settings.smoothing_share else 0.0
         along = fwhm * (self.R.rand() < 0.7)  # some filter within slices only
         sigma = [0.0, *(mm / FWHM / step for mm, step in zip((along, fwhm, fwhm), data["spacing_mm"], strict=True))]
         return dict(data) | {key: gaussian_filter(data[key], sigma) for key in ("low", "target")}
@@ -130,7 +173,7 @@ class RandGuided(Randomizable, Transform):
 
 class RandBlocksd(Randomizable, Transform):
     """Whole volumes -> `blocks` random blocks in units of the local noise: `slab`, `target` (`guide`), each
-    (N, 1, slices, rows, columns); `facts` (N, F), `colour` (N, 2)."""
+    (N, 1, slices, rows, columns); `facts` (N, F), `colour` (N, 2); `weight` like `slab` where lesions count more."""
 
     def __init__(self, settings: PetAugmentation) -> None:
         self.settings = settings
@@ -140,6 +183,8 @@ class RandBlocksd(Randomizable, Transform):
         images = {"slab": data["low"][0] / activity.level, "target": data["target"][0] / activity.level}
         if "guide" in data:
             images["guide"] = guide_of(data["guide"][0])
+        if self.settings.lesion_weight:
+            images["weight"] = 1 + self.settings.lesion_weight * (data["lesions"][0] > 0)
         corners = [self._corner(data) for _ in range(self.settings.blocks)]
         cut = {key: np.stack([image[corner][None] for corner in corners]) for key, image in images.items()}
         cut.setdefault("guide", np.zeros_like(cut["slab"]))
@@ -168,9 +213,10 @@ def pet_transforms(settings: PetAugmentation) -> Compose:
     flips = [RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True) for axis in range(3)]
     return Compose(
         [
-            RandRealisationd(),
+            RandRealisationd(settings),
             *flips,
             RandRotate90d(keys, prob=0.5, max_k=3, spatial_axes=(1, 2), allow_missing_keys=True),
+            RandVoxelsd(settings),
             RandSmoothedd(settings),
             RandScaledd(settings),
             ActivityMeasured(),
