@@ -56,6 +56,15 @@ ARMS: dict[str, tuple[str, ...]] = {
     "haar": ("architecture.fold=haar",),
     "slab5": ("architecture.slab=5",),
     "wide": ("architecture.widths=[32,64,128,256]",),
+    "redcnn": (
+        "network=redcnn",
+        "augmentation.patch=64",
+        "augmentation.patches=1",
+        "learning_rate=2e-4",
+        "warmup=20",
+        "steps=260",  # as long as STEPS of `base` take, at 2.2 s a step
+        "validate_every=130",
+    ),
 }
 QUESTIONS = {
     "Noise-free base and noise of one colour, or the naive way (noise into scans as they are)": ("naive", "nlm"),
@@ -63,7 +72,7 @@ QUESTIONS = {
     "Noise level as a number or as a map": ("map",),
     "Slab of 1, 3 or 5 slices": ("slab1", "slab5"),
     "Fold and width": ("haar", "fold4", "wide"),
-    "Diffusion draws or plain regression": ("regression",),
+    "Diffusion draws, plain regression, or RED-CNN for the same time": ("regression", "redcnn"),
 }
 WORDS = {
     "base": "base: unshuffle 2, widths 24-48-96-192, slab 3, number, measured spectra, cleaned by TV, zoom",
@@ -79,6 +88,7 @@ WORDS = {
     "haar": "Haar 2",
     "slab5": "slab 5",
     "wide": "widths 32-64-128-256",
+    "redcnn": "RED-CNN, 260 steps of 4 patches of 64 x 64",
 }
 
 
