@@ -24,7 +24,6 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, label, maximu
 
 from medidiff.data.manifest import load
 from medidiff.data.pet_cases import AIR_HU, TEXTURE, as_ct
-from medidiff.inference.guide import OnGrid
 from medidiff.metrics.pet import FWHM, MTV_SHARE, Lesion, lesion
 from medidiff.metrics.preset import Preset
 from medidiff.noise.activity import BODY_SUV
@@ -39,12 +38,13 @@ from medidiff.physics.pet_phantoms import (
     uniform,
     with_pasted,
 )
+from medidiff.regrid import OnGrid
 from medidiff.simulate_pet import Acquired, LowCount
 from medidiff.volume import Volume, collect
 
 VERSION = 1  # of the construction: part of every name
 SEED = 2**20  # training's seeds are small
-SPLITS = ("tune", "test")
+SPLITS = ("tune", "test", "calibrate")
 PLANE_MM, MATRIX, UNIFORM_MATRIX = 4.0, (80, 120), (64, 64)
 SPACING_MM = (3.2, 4.8)  # between the slices of a torso
 MIDDLES_MM = (-60.0, 40.0)  # of the part of a torso: the liver is in view, the bladder is not

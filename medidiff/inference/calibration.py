@@ -154,6 +154,15 @@ def fit(pixels: Pixels) -> Calibration:
     return table
 
 
+def fit_by_level(pixels: Pixels) -> Calibration:
+    """The table of one row that covers NOMINAL at every level, for `Calibration.by_level`; units are those of `pixels`,
+    whose `patient` is a body here, and whose colour and position do not matter."""
+    ratio = np.log(np.maximum(np.abs(pixels.error), 1e-6) / (Z90 * np.maximum(pixels.sd, 1e-6)))
+    node, overall = _nearest(pixels.level, NODES), _quantile(ratio)
+    found = _cells(ratio, node, pixels.patient, np.full(len(NODES), overall))
+    return Calibration((_rising(found, np.bincount(node, minlength=len(NODES)) + 1.0),))
+
+
 def _log(table: Calibration, pixels: Pixels) -> NDArray[np.float32]:
     return np.log(table.factor(pixels.position, pixels.level, pixels.colour))
 

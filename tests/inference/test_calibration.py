@@ -7,7 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from medidiff.inference.calibration import NODES, TISSUES, Calibration, Pixels, fit, of_card, tissue_position
+from medidiff.inference.calibration import (
+    NODES,
+    TISSUES,
+    Calibration,
+    Pixels,
+    fit,
+    fit_by_level,
+    of_card,
+    tissue_position,
+)
 from medidiff.metrics.uncertainty import coverage
 
 
@@ -40,6 +49,30 @@ def test_every_tenth_tissue_and_colour_is_covered() -> None:
     covered = [coverage(fresh.error[part], sd[part]) for part in parts]
     assert min(raw) < 0.85
     np.testing.assert_allclose(covered, 0.9, atol=0.03)
+
+
+def test_every_tenth_of_a_block_is_covered_by_level_alone() -> None:
+    """Claims too small at low levels and too large at high ones, in bodies of one kind, cover 90 % in each tenth."""
+
+    def drawn(seed: int) -> tuple[Pixels, np.ndarray]:
+        random = np.random.default_rng(seed)
+        level = random.uniform(0.1, 2, 100_000).astype(np.float32)  # local noise, SUV
+        u = random.uniform(-4, 0, level.size).astype(np.float32)
+        sd, nothing = level * np.exp2(u), np.zeros_like(level)
+        error = sd * np.exp2(-0.3 * (u + 2)) * random.standard_normal(level.size)
+        body = random.integers(0, 20, level.size)
+        return Pixels(error.astype(np.float32), sd, u, nothing, nothing, body), level
+
+    calibration, (fresh, level) = fit_by_level(drawn(0)[0]), drawn(1)
+    sd = calibration.by_level(fresh.sd, level)
+    tenth = np.searchsorted(np.quantile(sd, np.arange(0.1, 1, 0.1)), sd)
+    raw = [coverage(fresh.error[tenth == k], fresh.sd[tenth == k]) for k in range(10)]
+    assert min(raw) < 0.85
+    found = [coverage(fresh.error[tenth == k], sd[tenth == k]) for k in range(10)]
+    np.testing.assert_allclose(found, 0.9, atol=0.02)
+    kept = of_card({"source": "spread", "table": calibration.to_dict()}, "spread")
+    assert kept is not None
+    np.testing.assert_allclose(kept.by_level(fresh.sd, level), sd, rtol=1e-3)
 
 
 def test_the_order_of_predictions_is_kept() -> None:
