@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from medidiff.errors import InputError, UnitError, UsageError
 from medidiff.physics.osem import ITERATIONS, SUBSETS, osem
@@ -43,7 +43,8 @@ from medidiff.physics.pet import (
     without_noise,
 )
 from medidiff.progress import Progress, silent
-from medidiff.volume import Geometry, Volume
+from medidiff.regrid import OnGrid
+from medidiff.volume import Geometry, Volume, collect
 
 Array = NDArray[np.float32]
 
@@ -238,7 +239,8 @@ class Acquired:
         mu = mu_of_activity(activity, (geometry.slice_spacing_mm or COARSE_MM, COARSE_MM, COARSE_MM))
         if self.ct is None:
             return mu
-        hu = on_grid(self.ct, _regridded(geometry, n, COARSE_MM))
+        wanted = _regridded(geometry, n, COARSE_MM)
+        hu = collect(OnGrid(self.ct, wanted, CT_BLUR_MM / FWHM, subslices=1, outside=np.nan)).array
         return np.where(np.isnan(hu), mu, mu_of_hu(hu)).astype(np.float32)
 
     @cached_property
@@ -295,23 +297,6 @@ def resampling(n_in: int, in_mm: float, n_out: int, out_mm: float) -> Array:
         return np.maximum(1 - apart / in_mm, 0).astype(np.float32)
     overlap = np.clip((in_mm + out_mm) / 2 - apart, 0, in_mm)
     return (overlap / out_mm).astype(np.float32)
-
-
-def on_grid(ct: Volume, wanted: Geometry) -> Array:
-    """(slices, rows, columns) of `ct` at the places of `wanted`, by linear interpolation; nan where it does not reach.
-
-    Fine detail is smoothed first in the planes of the CT.
-    """
-    sigmas = [0.0, *(CT_BLUR_MM / FWHM / mm for mm in ct.geometry.pixel_spacing_mm)]
-    smooth = gaussian_filter(ct.array, sigmas)
-    to_index = np.linalg.inv(ct.affine)
-    rows, columns = np.indices(wanted.matrix)
-    planes = []
-    for k in range(wanted.n_slices):
-        world = wanted.world(np.stack([np.full_like(rows, k), rows, columns], axis=-1))
-        index = np.moveaxis(world @ to_index[:3, :3].T + to_index[:3, 3], -1, 0)
-        planes.append(map_coordinates(smooth, index, order=1, cval=np.nan))
-    return np.stack(planes)
 
 
 def _regridded(geometry: Geometry, n: int, pixel_mm: float) -> Geometry:

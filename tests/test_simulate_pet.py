@@ -18,7 +18,8 @@ from medidiff.io.nifti import open_nifti, write_nifti
 from medidiff.io.pet_dicom import PetStudy, write_pet
 from medidiff.physics.pet import hu_of_mu
 from medidiff.physics.pet_phantoms import SPHERES_MM, Phantom, geometry, nema, render, uniform
-from medidiff.simulate_pet import RESOLUTION_MM, Acquired, LowCount, on_grid, resampling, simulate
+from medidiff.regrid import OnGrid
+from medidiff.simulate_pet import CT_BLUR_MM, FWHM, RESOLUTION_MM, Acquired, LowCount, resampling, simulate
 from medidiff.volume import Volume, collect
 
 # Recovery of spheres at 10 : 1, EARL standard 1: least and most of the mean in the isocontour at 50 % between
@@ -156,7 +157,7 @@ def test_ct_lands_where_it_was() -> None:
     """A CT of another grid and another extent, read at the places of the PET; outside it the PET's own guess holds."""
     ct = _ct(nema(), (9, 160, 160), (5.0, 2.5, 2.5))
     wanted = geometry((16, 128, 128), FOUR)
-    hu = on_grid(ct, wanted)
+    hu = collect(OnGrid(ct, wanted, CT_BLUR_MM / FWHM, subslices=1, outside=np.nan)).array
     reached = ~np.isnan(hu)
     assert not reached[:3].any()
     assert reached[6:10, 20:100, 20:100].all()
