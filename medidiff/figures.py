@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,20 @@ class Placement:
         return cls(geometry.pixel_spacing_mm, side_letters(geometry))
 
 
+@dataclass(frozen=True)
+class Strip:
+    """Slices in a row of a figure, label -> (rows, columns), all of one size and at one place."""
+
+    images: Mapping[str, Slice]
+    placement: Placement
+
+    @property
+    def proportion(self) -> float:
+        """Height of a slice over its width, in mm."""
+        rows, columns = next(iter(self.images.values())).shape
+        return rows * self.placement.pixel_mm[0] / (columns * self.placement.pixel_mm[1])
+
+
 def side_by_side(
     images: Mapping[str, Slice],
     path: Path,
@@ -66,7 +80,7 @@ def side_by_side(
     """
     panels, placement = len(images) + (difference is not None), Placement.of(geometry)
     regions = [(slice(None), slice(None))] + ([zoom] if zoom is not None else [])
-    figure, axes = _grid(len(regions), panels)
+    figure, axes = _grid([PANEL_INCHES] * len(regions), panels, BAR_INCHES)
     for row, region in enumerate(regions):
         for axis, (label, image) in zip(axes[row], images.items(), strict=False):
             _show(axis, image[region], placement, cmap="gray", vmin=window.low, vmax=window.high)
@@ -80,6 +94,21 @@ def side_by_side(
     spacing = " x ".join(f"{value:.3g}" for value in dict.fromkeys(geometry.pixel_spacing_mm))
     caption = f"Window {window.low:g} to {window.high:g} HU, pixel {spacing} mm."
     _write_around(figure, title, f"{caption} {DISCLAIMER.capitalize()}.")
+    return save(figure, path)
+
+
+def strips(rows: Sequence[Strip], path: Path, *, window: Preset, colours: str = "gray_r", title: str = "") -> Path:
+    """Write a PNG of several strips with the same labels, one below the other, and return its path.
+
+    All are shown in one window; `colours` is a map of matplotlib, usually the inverted grey of nuclear medicine.
+    """
+    figure, axes = _grid([PANEL_INCHES * row.proportion for row in rows], len(rows[0].images))
+    for k, row in enumerate(rows):
+        for axis, (label, image) in zip(axes[k], row.images.items(), strict=True):
+            _show(axis, image, row.placement, cmap=colours, vmin=window.low, vmax=window.high)
+            axis.set_title(label if k == 0 else "", fontsize=11, pad=4)
+    caption = f"Window {window.low:g} to {window.high:g} {window.unit}. {DISCLAIMER.capitalize()}."
+    _write_around(figure, title, caption)
     return save(figure, path)
 
 
@@ -148,15 +177,17 @@ def side_letters(geometry: Geometry) -> tuple[str, str]:
     return (begin, end) if geometry.right[axis] > 0 else (end, begin)
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
-    """A figure with square panels, and room for a title, a caption and a colour bar."""
+def _grid(heights: Sequence[float], columns: int, right: float = 0.0) -> tuple[Figure, NDArray[np.object_]]:
+    """A figure with rows of panels of these heights in inches, room for a title and a caption, and `right` of a bar."""
     step = PANEL_INCHES + GAP_INCHES
-    width, height = columns * step + BAR_INCHES, rows * step + BOTTOM_INCHES + TOP_INCHES
+    width = columns * step + right
+    height = sum(heights) + len(heights) * GAP_INCHES + BOTTOM_INCHES + TOP_INCHES
     figure = Figure((width, height), facecolor="white")
-    axes = np.empty((rows, columns), object)
-    for row, column in np.ndindex(rows, columns):
-        left, bottom = column * step, BOTTOM_INCHES + (rows - 1 - row) * step
-        box = (left / width, bottom / height, PANEL_INCHES / width, PANEL_INCHES / height)
+    axes = np.empty((len(heights), columns), object)
+    for row, column in np.ndindex(axes.shape):
+        below = heights[row + 1 :]
+        left, bottom = column * step, BOTTOM_INCHES + sum(below) + len(below) * GAP_INCHES
+        box = (left / width, bottom / height, PANEL_INCHES / width, heights[row] / height)
         axes[row, column] = figure.add_axes(box)
     return figure, axes
 

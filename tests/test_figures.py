@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from skimage.io import imread
 
-from medidiff.figures import Placement, difference_panel, panel, save, side_by_side, side_letters
+from medidiff.figures import Placement, Strip, difference_panel, panel, save, side_by_side, side_letters, strips
 from medidiff.metrics.image import Preset
 from medidiff.volume import Geometry
 
@@ -92,6 +92,22 @@ def test_a_zoom_enlarges_its_region(tmp_path):
     path = side_by_side({"s": image}, tmp_path / "a.png", geometry=geometry(), zoom=(slice(20, 40), slice(20, 40)))
     zoomed = drawn(path)[-45 - 630 : -45, :630].min(-1) > 250
     assert zoomed.mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_strips_are_as_tall_as_their_slices_and_dark_where_uptake_is_high(tmp_path):
+    """The top of the window is black; 16 slices of 4 mm over 64 columns of 2 mm are half as tall as wide."""
+    low, high = np.zeros((16, 64)), np.full((16, 64), 8.0)
+    front = Strip({"low": low, "high": high}, Placement((4.0, 2.0), ("R", "L")))
+    axial = Strip({"low": np.full((64, 64), 4.0), "high": np.zeros((64, 64))}, Placement((2.0, 2.0), ("R", "L")))
+    path = strips([front, axial], tmp_path / "a.png", window=Preset(0, 8, unit="SUV"))
+    picture = drawn(path)
+    assert picture.shape[:2] == (round(150 * (4.2 + 2.1 + 2 * 0.04 + 0.3 + 0.6)), round(150 * 2 * 4.24))
+    below = picture.shape[0] - 45 - 630  # the top of the lower row, which is 4.2 inches tall
+    np.testing.assert_allclose(picture[below + 200, 300], 127, atol=2)
+    assert picture[below - 6 - 200, 300].tolist() == [255] * 3
+    assert picture[below - 6 - 200, 636 + 300].tolist() == [0] * 3
+    assert picture[below - 6 - 310, 636 + 300].tolist() == [0] * 3
+    assert picture[below - 6 - 325, 636 + 150].tolist() == [255] * 3  # above the strip
 
 
 def test_a_panel_is_the_windowed_slice_pixel_by_pixel():
