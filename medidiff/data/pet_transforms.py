@@ -44,6 +44,9 @@ class PetAugmentation(Settings):
     lesion_share   of the blocks that are cut around a lesion, where there is one
     lesion_weight  how much more a voxel of a lesion counts in the loss. Lesions are a few in ten thousand voxels: left
                    alone they are the last that a network learns, and what is uncertain is taken for background
+    lesion_ml      a lesion of this volume counts half as much a voxel as a small one; null: all count alike
+    activity_power the loss is weighted by this power of the local activity over its mean in the body: 0 is error in
+                   units of the noise, 2 in SUV, which is what PSNR and hot organs ask for
     guide_share    of the draws that have their guide; in `misplaced` of these it lies up to `shift_mm` aside, and has
                    up to `false` structures that took up nothing
     """
@@ -57,6 +60,8 @@ class PetAugmentation(Settings):
     scale: Annotated[tuple[float, float], rising(above=0)] = (0.6, 1.8)
     lesion_share: float = Field(default=0.4, ge=0, le=1)
     lesion_weight: float = Field(default=0.0, ge=0)
+    lesion_ml: float | None = Field(default=None, gt=0)
+    activity_power: float = Field(default=0.0, ge=0, le=2)
     guide_share: float = Field(default=0.5, ge=0, le=1)
     misplaced: float = Field(default=0.5, ge=0, le=1)
     shift_mm: float = Field(default=12.0, ge=0)
@@ -183,8 +188,8 @@ class RandBlocksd(Randomizable, Transform):
         images = {"slab": data["low"][0] / activity.level, "target": data["target"][0] / activity.level}
         if "guide" in data:
             images["guide"] = guide_of(data["guide"][0])
-        if self.settings.lesion_weight:
-            images["weight"] = 1 + self.settings.lesion_weight * (data["lesions"][0] > 0)
+        if self.settings.lesion_weight or self.settings.activity_power:
+            images["weight"] = self._weight(data)
         corners = [self._corner(data) for _ in range(self.settings.blocks)]
         cut = {key: np.stack([image[corner][None] for corner in corners]) for key, image in images.items()}
         cut.setdefault("guide", np.zeros_like(cut["slab"]))
@@ -193,6 +198,18 @@ class RandBlocksd(Randomizable, Transform):
         item: Item = {key: np.tile(value, (self.settings.blocks, 1)) for key, value in told.items()}
         item.update(cut)
         return item
+
+    def _weight(self, data: Mapping[Hashable, Any]) -> Image:
+        """(slices, rows, columns) by what a voxel counts in the loss."""
+        numbers, level = data["lesions"][0].astype(int), data["activity"].level
+        counts = np.full(numbers.max() + 1, self.settings.lesion_weight)
+        if self.settings.lesion_ml is not None:
+            ml = np.bincount(numbers.ravel()) * float(np.prod(data["spacing_mm"])) / 1000
+            counts = counts * self.settings.lesion_ml / (self.settings.lesion_ml + ml)
+        counts[0] = 0
+        body = data["target"][0] > BODY_SUV
+        usual = level[body].mean() if body.any() else 1.0
+        return np.asarray((1 + counts[numbers]) * (level / usual) ** self.settings.activity_power, np.float32)
 
     def _corner(self, data: Mapping[Hashable, Any]) -> tuple[slice, ...]:
         """Around a lesion, or where there is a body."""

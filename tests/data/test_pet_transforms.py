@@ -66,3 +66,19 @@ def test_voxels_of_a_lesion_weigh_more_and_only_they(case: PetCase) -> None:
     inside = blocks["target"][blocks["weight"] == 6]
     assert inside.min() > np.percentile(blocks["target"][blocks["weight"] == 1], 50)
     assert "weight" not in pet_transforms(PetAugmentation(block=BLOCK)).set_random_state(seed=1)({"case": case})
+
+
+def test_a_large_lesion_counts_less_a_voxel(case: PetCase) -> None:
+    """125 voxels of 0.064 ml are 8 ml: with lesion_ml = 8 each counts 1 + k / 2."""
+    settings = PetAugmentation(block=BLOCK, lesion_share=1.0, lesion_weight=10, lesion_ml=8.0)
+    blocks = pet_transforms(settings).set_random_state(seed=1)({"case": case})
+    assert set(np.unique(blocks["weight"])) == {1, 6}
+
+
+def test_activity_weighs_by_its_power(case: PetCase) -> None:
+    """Weight times units of the noise is SUV: w e^2 of power 2 is the squared error in SUV, to one factor."""
+    settings = PetAugmentation(block=SHAPE, blocks=1, activity_power=2.0, smoothing_share=0, scale=(1, 1.0001))
+    blocks = pet_transforms(settings).set_random_state(seed=1)({"case": case})
+    suv = np.sort(case.target.ravel())
+    seen = np.sort((blocks["target"] * np.sqrt(blocks["weight"])).ravel())
+    np.testing.assert_allclose(seen / seen[-1], suv / suv[-1], rtol=1e-3)
