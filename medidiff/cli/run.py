@@ -67,6 +67,8 @@ def _run(plan: Plan, workers: int | None, overwrite: bool) -> None:
     with Bar("Restoring and judging slices") as bar:
         done = run_study(plan, workers=workers, overwrite=overwrite, progress=bar)
     plain.print(f"{done.computed} results computed, {done.reused} were finished before", markup=False)
+    for warning in done.warnings:
+        plain.print(f"warning: {warning}", markup=False)
     for sentence in done.sentences:
         plain.print(sentence, markup=False)
     for name in ("report.html", "results.csv"):

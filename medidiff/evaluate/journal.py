@@ -28,7 +28,7 @@ FOLDER = ".rows"
 
 @dataclass(frozen=True)
 class Entry:
-    """Finished work: the numbers of one method on one case."""
+    """Finished work: the numbers of one method on one case; `warnings` are what a user of the numbers must know."""
 
     case: str
     method: str
@@ -37,6 +37,7 @@ class Entry:
     functions: tuple[Function, ...]
     facts: CaseFacts
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -71,9 +72,10 @@ class Journal:
         functions: Iterable[Function],
         facts: CaseFacts,
         seconds: float = 0.0,
+        warnings: Iterable[str] = (),
     ) -> Entry:
         """Note work as finished, in place of what was noted for the case and method before."""
-        entry = Entry(case, method, key, tuple(values), tuple(functions), facts, seconds)
+        entry = Entry(case, method, key, tuple(values), tuple(functions), facts, seconds, tuple(warnings))
         write_whole(self._file(case, method), strict_json(asdict(entry)).encode())
         return entry
 
@@ -94,7 +96,8 @@ def _read(path: Path) -> Entry | None:
         functions = tuple(_function(f) for f in found["functions"])
         extra = tuple((str(key), value) for key, value in found["facts"]["extra"])
         facts = CaseFacts(**{**found["facts"], "extra": extra})
-        return Entry(**{**found, "values": values, "functions": functions, "facts": facts})
+        told = tuple(map(str, found.get("warnings", ())))
+        return Entry(**{**found, "values": values, "functions": functions, "facts": facts, "warnings": told})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -83,6 +83,7 @@ def _content(results: Results, title: str, found: list[Table], text: list[str]) 
         "title": title or str(results.record.get("settings", {}).get("title") or "") or "Evaluation of denoising",
         "disclaimer": DISCLAIMER, "compared": _compared(results), "named": named,
         "failures": [str(failure) for failure in results.record.get("failures", ())],
+        "warnings": [str(warning) for warning in results.record.get("warnings", ())],
         "unfinished": results.record.get("status") == "unfinished", "extremes": shown,
         "findings": findings[:SPOKEN], "further": findings[SPOKEN:],
         "explained": [sentence for sentence in results.sentences if sentence not in findings],
@@ -132,9 +133,8 @@ def cases_table(results: Results) -> Table:
 def _provenance(results: Results) -> list[tuple[str, str]]:
     """Where the numbers come from, one line a fact."""
     record = results.record
-    facts = {
-        key: value for key, value in record.items() if key not in ("settings", "failures", "cases", "seconds", "note")
-    }
+    elsewhere = ("settings", "failures", "warnings", "cases", "seconds", "note")
+    facts = {key: value for key, value in record.items() if key not in elsewhere}
     seconds = [(case, method, float(s)) for case, methods in record.get("seconds", {}).items()
                for method, s in methods.items()]  # fmt: skip
     total = {m: sum(s for _, method, s in seconds if method == m) for m in results.methods}

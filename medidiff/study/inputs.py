@@ -24,6 +24,7 @@ from medidiff.inference.cases import Case, DicomCase, find_cases
 from medidiff.io.files import write_whole
 from medidiff.io.nifti import NiftiSource, on_grid
 from medidiff.physics.ct import KERNELS
+from medidiff.seen import Facts
 from medidiff.simulate import Acquisition, Calibration, LowDose, LowDoseSource, calibrate, z_weights
 from medidiff.units import Unit
 from medidiff.volume import Geometry, SliceSource
@@ -48,6 +49,7 @@ class Inputs:
     """One case, open.
 
     identity     what random numbers are seeded by, together with the seed
+    facts        what headers say of the scan
     parameters   of the simulation, where there is one
     """
 
@@ -55,6 +57,7 @@ class Inputs:
     reference: SliceSource
     truth: SliceSource | None
     identity: str
+    facts: Facts
     features: tuple[Feature, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,7 +113,7 @@ class PairedCase:
         others = [aligned(other, scan, path) for other, path in zip(others, paths[1:], strict=True)]
         truth = others[0] if self.reference_noise == "none" else None
         truth = others[1] if self.truth else truth
-        return Inputs(scan, others[0], truth, cases[0].identity, self.features), cases
+        return Inputs(scan, others[0], truth, cases[0].identity, cases[0].facts, self.features), cases
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,8 @@ class SimulatedCase:
         acquisition = Acquisition.of(case.series) if isinstance(case, DicomCase) else Acquisition(case.identity)
         weights = z_weights(acquisition.thickness_mm, source.geometry.slice_spacing_mm)
         scan = LowDose(self.dose, self.seed, self._calibration(source, acquisition, case, cache), weights)
-        return Inputs(
-            LowDoseSource(source, acquisition, scan), source, None, case.identity, parameters=scan.parameters()
-        )
+        low = LowDoseSource(source, acquisition, scan)
+        return Inputs(low, source, None, case.identity, case.facts, parameters=scan.parameters())
 
     def _calibration(self, source: SliceSource, acquisition: Acquisition, case: Case, cache: Path) -> Calibration:
         """One for all doses of a scan, kept in the cache: it takes as long as many slices."""
@@ -189,7 +191,9 @@ class DrawnCase:
         drawn = self.phantom
         identity, truth = f"phantom {drawn.kind} {drawn.kernel} {drawn.seed}", drawn.truth
         reference = truth if drawn.reference_noise == "none" else drawn.reference
-        return Inputs(drawn.scan, reference, truth, identity, drawn.features, asdict(drawn))
+        geometry = drawn.scan.geometry
+        facts = Facts(geometry.pixel_spacing_mm[1], geometry.slice_spacing_mm)
+        return Inputs(drawn.scan, reference, truth, identity, facts, drawn.features, asdict(drawn))
 
 
 def one_scan(path: Path, allow_gaps: bool = False, unit: Unit = "HU") -> Case:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,12 +78,14 @@ class Study:
 
 @dataclass(frozen=True)
 class Finished:
-    """A study that is whole: its folder, what its statistics say, and the pairs done now and by earlier runs."""
+    """A study that is whole: its folder, what its statistics say, and the pairs done now and by earlier runs.
+    `warnings` have a sentence for each case that lies outside of what a model has seen."""
 
     folder: Path
     sentences: tuple[str, ...]
     computed: int
     reused: int
+    warnings: tuple[str, ...] = ()
 
 
 def run(plan: Plan, *, workers: int | None = None, overwrite: bool = False, progress: Progress = silent) -> Finished:
@@ -99,10 +101,12 @@ def run(plan: Plan, *, workers: int | None = None, overwrite: bool = False, prog
         tasks = study.tasks()
         output.record(out, _provenance(study, "unfinished"))
         _work(study, tasks, LocalPool(count) if count > 1 and len(tasks) > 1 else Serial(), progress)
-        sentences = _results(study)
+        entries = study.entries()
+        sentences = _results(study, entries)
     if study.failures:
         raise PartialFailure(_told(study))
-    return Finished(out, tuple(sentences), len(plan.pairs) - study.before, study.before)
+    computed = len(plan.pairs) - study.before
+    return Finished(out, tuple(sentences), computed, study.before, tuple(warnings_of(entries)))
 
 
 # ---------------------------------------------------------------- the work
@@ -177,9 +181,9 @@ def _interruptible(board: Board) -> Iterator[list[int]]:
 # ---------------------------------------------------------------- the results
 
 
-def _results(study: Study) -> list[str]:
+def _results(study: Study, entries: Sequence[Entry]) -> list[str]:
     """Tables, statistics, record, report and database from all that is finished; what fails is noted."""
-    entries, sentences, asked = study.entries(), list[str](), study.plan.study
+    sentences, asked = list[str](), study.plan.study
     rows = [row for entry in entries for row in entry.rows]
     facts = list({entry.case: entry.facts for entry in entries}.values())
     if rows:
@@ -224,6 +228,19 @@ def _store(study: Study, url: str, rows: Sequence[Row], facts: Sequence[CaseFact
         engine.dispose()
 
 
+def warnings_of(entries: Iterable[Entry]) -> list[str]:
+    """A sentence for each case that lies outside of what a model has seen; methods of which one thing is to be said are
+    named together."""
+    found: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for entry in entries:
+        if entry.warnings:
+            found.setdefault(entry.case, {}).setdefault(entry.warnings, []).append(entry.method)
+    return [
+        f"{case}, " + "; ".join(f"{', '.join(methods)}: {'; '.join(told)}" for told, methods in by_method.items())
+        for case, by_method in found.items()
+    ]
+
+
 def _forget_images(study: Study, entries: Sequence[Entry]) -> None:
     """Remove pictures and images of pairs that are no part of the study any more."""
     kept = {file_stem(entry.case, entry.method) for entry in entries}
@@ -242,6 +259,7 @@ def _provenance(study: Study, status: str, entries: Sequence[Entry] = ()) -> dic
         "cases": {case.name: case.kind.decides() | {"sha256": case.fingerprint} for case in plan.cases},
         "methods": {method.name: method.parameters for method in plan.methods},
         "seeds": {"study": plan.study.seed},
+        "warnings": warnings_of(entries),
     }
     paths = _paths(plan)
     failures = (f"{what}: {output.without_paths(why, paths)}" for what, why in study.failures)

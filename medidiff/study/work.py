@@ -29,6 +29,7 @@ from medidiff.evaluate.pictures import FOLDER as PICTURES
 from medidiff.evaluate.pictures import WorstSlice
 from medidiff.evaluate.registry import measures
 from medidiff.evaluate.view import Context
+from medidiff.inference.guard import Watch, header_warnings
 from medidiff.inference.methods import Method as Ready
 from medidiff.inference.methods import load_method
 from medidiff.inference.options import Options
@@ -36,6 +37,7 @@ from medidiff.inference.restore import Restored, blended, restore
 from medidiff.inference.run import choose_device
 from medidiff.io.nifti import write_nifti
 from medidiff.results.names import file_stem
+from medidiff.seen import Facts
 from medidiff.study.board import Board, Stopped
 from medidiff.study.external import open_result
 from medidiff.study.inputs import Inputs, middle, middle_of
@@ -93,10 +95,12 @@ class Opened:
 
     original   the scan as it was opened, whole
     identity   what random numbers are seeded by
+    facts      what headers say of the scan
     """
 
     original: SliceSource
     identity: str
+    facts: Facts
     scan: Spool
     reference: Spool
     truth: Spool | None
@@ -107,10 +111,11 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What a method made of a case."""
+    """What a method made of a case, and how the case lies outside of what its model has seen."""
 
     image: Spool
     deviation: Spool | None
+    warnings: tuple[str, ...] = ()
 
     def remove(self) -> None:
         for part in (self.image, self.deviation):
@@ -181,6 +186,7 @@ def open_case(task: Task, scratch: Path, check: Tick) -> Opened:
     return Opened(
         whole.scan,
         whole.identity,
+        whole.facts,
         scan,
         spool(inputs.reference, scratch / "reference", check),
         None if inputs.truth is None else spool(inputs.truth, scratch / "truth", check),
@@ -210,7 +216,8 @@ def _pair(task: Task, opened: Opened, method: Method, key: str, scratch: Path, t
         write_nifti(task.out / IMAGES / f"{stem}.nii.gz", candidate.image, allow_uneven=True)
     facts = replace(task.case.facts, extra=opened.extra)
     seconds = round(time.perf_counter() - began, 3)
-    Journal(task.out).put(task.case.name, method.name, key, found.values, found.functions, facts, seconds)
+    numbers = found.values, found.functions
+    Journal(task.out).put(task.case.name, method.name, key, *numbers, facts, seconds, candidate.warnings)
     candidate.remove()
 
 
@@ -218,16 +225,26 @@ def candidate_of(case: Case, method: Method, opened: Opened, scratch: Path, tick
     """The result of a method, slice by slice into files; raises InputError where it is not a number."""
     place, unit = opened.scan.geometry, opened.scan.unit
     image, deviation = Spool(scratch / "candidate", place, unit), Spool(scratch / "deviation", place, unit)
-    draws = False
+    draws, watch = False, _watch(method)
     for restored in _restored(case, method, opened):
         if not np.isfinite(restored.image).all():
             raise InputError(f"slice {restored.index + 1} of the result holds values that are not numbers")
         image.write(restored.index, restored.image, restored.padding)
+        watch.add(restored.traits, restored.weight)
         if restored.deviation is not None:
             draws = True
             deviation.write(restored.index, restored.deviation, None)
         tick()
-    return Candidate(image, deviation if draws else None)
+    warnings = (*header_warnings(watch.seen, opened.facts), *watch.warnings())
+    return Candidate(image, deviation if draws else None, warnings)
+
+
+def _watch(method: Method) -> Watch:
+    """What looks for slices outside of the range of the method's model, where it has one."""
+    if method.options is None:
+        return Watch(None)
+    ready = prepared(method.options)
+    return Watch(ready.seen, ready.is_guarded)
 
 
 def _restored(case: Case, method: Method, opened: Opened) -> Iterator[Restored]:

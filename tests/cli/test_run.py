@@ -155,6 +155,19 @@ def test_a_dry_run_tells_the_time_and_writes_nothing(slow: Path, cli: Cli) -> No
     assert not (slow.parent / "out").exists()
 
 
+def test_scans_that_the_model_has_not_seen_are_told(tmp_path: Path, write_nifti_scan: Write, cli: Cli) -> None:
+    """Noise of 400 HU is beyond the embedded model: one line for the one case, and exit code 0."""
+    noise = np.random.default_rng(0).normal(0, 400, (2, 64, 64))
+    write_nifti_scan(tmp_path / "loud.nii", noise)
+    case = {"paired": {"name": "loud", "scan": "loud.nii", "reference": "loud.nii"}}
+    ended = cli("run", write_study(tmp_path, cases=[case], methods=[{"name": "net", "model": "ct"}]))
+    assert ended.code == 0, ended.err
+    told = [line for line in ended.out.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 1
+    assert told[0].startswith("warning: loud, net: noise of ")
+    assert "that the model has seen, in 2 of 2 slices: allows 0 % of the change (median)" in told[0]
+
+
 def test_patients_are_in_no_output(tmp_path: Path, write_series: Callable[..., Path], cli: Cli) -> None:
     """A DICOM study: name, ID and UIDs of its headers are in no file of the results."""
     write_series(tmp_path / "low", seed=1, n=2, PatientName="Doe^Jane", PatientID="4711-A")

@@ -154,6 +154,15 @@ def test_failures_come_first(folder: Any) -> None:
     assert "p0_10, ct: slice 3 holds values that are no numbers" in page.text
 
 
+def test_warnings_about_scans_are_told(folder: Any) -> None:
+    """In a list of their own, above what the statistics say."""
+    made = folder(patients=1, doses=(0.1,))
+    warnings = ["p0_10, ct: noise of 200 HU", "p1_10, ct: pixels of 3 mm"]
+    page = Page(build(made.write(record=made.record() | {"warnings": warnings}, curves=False, pictures=False)))
+    assert page.text.index("2 warnings about the scans") < page.text.index(warnings[1])
+    assert page.text.index(warnings[1]) < page.text.index("What the statistics say")
+
+
 def test_one_case_of_one_method_without_record(folder: Any) -> None:
     """The least there can be: no study.json, curves, pictures or statistics; nothing is claimed that is not known."""
     made = folder(patients=1, doses=(0.1,), methods=("mine",))

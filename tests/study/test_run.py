@@ -15,7 +15,9 @@ import pytest
 
 from medidiff.baselines import BASELINES
 from medidiff.errors import OutputError, PartialFailure
+from medidiff.model import load, save
 from medidiff.results.tables import read_tables
+from medidiff.seen import Range, Seen
 from medidiff.study.plan import make_plan
 from medidiff.study.run import run
 
@@ -112,6 +114,41 @@ def test_workers_change_nothing(study_file: Write, tiny_model: Path, tmp_path: P
         texts.append((out / "results.csv").read_bytes())
         assert not (out / ".work").exists()
     assert texts[0] == texts[1]
+
+
+def known(low: float, high: float) -> Range:
+    return Range(low=low, high=high, least=low, most=high)
+
+
+def with_range(tiny_model: Path, path: Path, **ranges: Range) -> dict[str, Any]:
+    """A model that has seen these ranges, as a study names it."""
+    tiny = load(tiny_model)
+    card = tiny.card.model_copy(update={"seen": Seen(**ranges)})
+    save(path, tiny.denoiser, tiny.architecture, tiny.scaling, card)
+    return {"model": str(path)}
+
+
+def test_what_a_model_has_not_seen_is_told_once_a_case(study_file: Write, tiny_model: Path, tmp_path: Path) -> None:
+    """Noise of 11 and 34 HU in pixels of 1 mm, and a model of more and larger: a sentence a case, which names both
+    methods of the model and no classical one; the same when nothing is left to be done, and in study.json."""
+    narrow = with_range(tiny_model, tmp_path / "narrow.safetensors", noise_hu=known(100, 120), pixel_mm=known(2, 3))
+    methods = [IDENTITY, {"name": "net", **narrow}, {"name": "half", **narrow, "strength": 50}]
+    first = run(make_plan(study_file(methods=methods)))
+    again = run(make_plan(study_file(methods=methods)))
+    assert [sentence.split(": ")[0] for sentence in first.warnings] == ["a, net, half", "b, net, half"]
+    for sentence in first.warnings:
+        assert "pixels of 1 mm, outside of the 2 to 3 mm that the model has seen" in sentence
+        assert "HU, below the 100 to 120 HU that the model has seen, in 3 of 3 slices" in sentence
+    assert (again.computed, again.warnings) == (0, first.warnings)
+    assert json.loads((first.folder / "study.json").read_text())["warnings"] == list(first.warnings)
+
+
+def test_inside_of_what_a_model_has_seen_nothing_is_told(study_file: Write, tiny_model: Path, tmp_path: Path) -> None:
+    """Of the same scans, by a model of both levels and the pixels."""
+    wide = with_range(tiny_model, tmp_path / "wide.safetensors", noise_hu=known(1, 120), pixel_mm=known(0.5, 3))
+    done = run(make_plan(study_file(methods=[IDENTITY, {"name": "net", **wide}])))
+    assert done.warnings == ()
+    assert json.loads((done.folder / "study.json").read_text())["warnings"] == []
 
 
 def test_a_failure_stops_nothing_else_and_the_next_run_mends_it(
