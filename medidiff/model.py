@@ -29,7 +29,7 @@ from medidiff.errors import ModelError
 from medidiff.io.files import file_hash
 from medidiff.networks.plain import PLAIN
 from medidiff.networks.unet import UNet
-from medidiff.noise.activity import FACTS, activity_of, facts_of, guide_of
+from medidiff.noise.activity import FACTS, Activity, activity_of, facts_of, guide_of
 from medidiff.noise.level import noise_estimate, noise_map
 from medidiff.patches import crop, pad_block, pad_to_multiple
 from medidiff.scaling import LinearScaling
@@ -188,8 +188,18 @@ class Model:
         """Condition of a block (slices, rows, columns) in SUV and its local noise level in SUV, which is the unit that
         the network works in; `guide` is a CT on the same grid in HU. All three sides are padded to the stride."""
         activity = activity_of(volume, spacing_mm)
+        return self.told(volume, activity, spacing_mm, guide), activity.level
+
+    def told(
+        self,
+        volume: NDArray[np.float32],
+        activity: Activity,
+        spacing_mm: tuple[float, float, float],
+        guide: NDArray[np.float32] | None,
+    ) -> Condition:
+        """The condition of `block`, where the noise of the block is known."""
         has_guide = guide is not None and self.architecture.guide
-        cond = Condition(
+        return Condition(
             slab=self._padded_block(volume / activity.level),
             r=torch.ones(1, device=self.device),
             colour=torch.tensor([activity.colour], dtype=torch.float32, device=self.device),
@@ -197,7 +207,6 @@ class Model:
             guide=self._padded_block(guide_of(guide)) if guide is not None and has_guide else None,
             facts=torch.from_numpy(facts_of(activity, spacing_mm, has_guide=has_guide))[None].to(self.device),
         )
-        return cond, activity.level
 
     @torch.inference_mode()
     def block_mean(

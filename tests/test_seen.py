@@ -49,6 +49,53 @@ def test_the_colour_at_four_pixels_decides_nothing() -> None:
     assert SEEN.weight(INSIDE | {"colour_quarter": -9.0}) == 1.0
 
 
+PET = Seen(
+    relative=Range(low=0.125, high=2.0, least=0.1, most=2.5),
+    colour_plane=Range(low=-1.1, high=-0.1, least=-1.1, most=-0.1),
+    colour_axis=Range(low=-0.55, high=0.03, least=-0.6, most=0.03),
+)
+BLOCK = {"relative": 0.5, "colour_plane": -0.6, "colour_axis": -0.3}
+
+
+@pytest.mark.parametrize(
+    ("relative", "weight"),
+    [(0.125, 1.0), (2.0, 1.0), (2 * 2**0.5, 0.5), (4.0, 0.0), (40.0, 0.0), (0.0625, 0.0), (math.nan, 0.0)],
+)
+def test_of_pet_the_relative_noise_decides(relative: float, weight: float) -> None:
+    """An octave beyond the range nothing is left of the change; linear in the logarithm until there."""
+    assert PET.weight(BLOCK | {"relative": relative}) == pytest.approx(weight, abs=1e-9)
+
+
+def test_colours_of_pet_decide_nothing_and_tell_how_far_off_they_are() -> None:
+    odd = {"colour_plane": -2.1, "colour_axis": 1.03}
+    assert PET.weight(BLOCK | odd) == 1.0
+    assert [PET.octaves_beyond(name, value) for name, value in odd.items()] == pytest.approx([-1, 1])
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    """A single slice has no colour along z; a model for CT has no range for PET, and the other way round."""
+    assert PET.weight({"relative": 0.5}) == 1.0
+    assert SEEN.weight(BLOCK | {"relative": 40.0}) == 1.0
+    assert PET.weight(INSIDE | {"noise_hu": 4000.0}) == 1.0
+
+
+def test_cards_say_what_pet_has_seen() -> None:
+    """In the words of PET, and nothing of CT."""
+    seen = PET.model_copy(update={"pixel_mm": Range(low=3, high=6, least=2.98, most=6.52)})
+    assert seen.lines() == [
+        "noise relative to the activity 0.125 to 2",
+        "noise colour, log2 of the level after averaging 2 x 2 voxels of a slice, -1.1 to -0.1",
+        "noise colour, log2 of the level after averaging 2 slices, -0.55 to 0.03",
+        "pixel size 2.98 to 6.52 mm",
+    ]
+
+
+def test_a_range_of_before_pet_is_read() -> None:
+    """Cards that were stored then lack the fields of PET."""
+    stored = SEEN.model_dump(exclude={"relative", "colour_plane", "colour_axis"})
+    assert Seen.model_validate(stored) == SEEN
+
+
 def test_the_furthest_measure_decides() -> None:
     one, other = {"noise_hu": 150.0}, {"colour_half": 2.9}
     assert SEEN.weight(INSIDE | one | other) == min(SEEN.weight(INSIDE | one), SEEN.weight(INSIDE | other))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from medidiff.data.pet_dataset import BlockDataset
     from medidiff.data.validation import Probe
     from medidiff.progress import Progress as ProgressReport
+    from medidiff.seen import Seen
     from medidiff.training import Questions, TrainSettings
 
-SMOKE_SLICES = 8  # that the range of a trial's model is measured in
+SMOKE_SLICES = 8  # that the range of a trial's model is measured in; of PET parts of bodies
 
 
 def train(
@@ -45,6 +47,7 @@ def train(
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from medidiff import training
+    from medidiff.data.pet_seen import DRAWS, pet_seen_of
     from medidiff.data.seen import SLICES
 
     settings = load_settings(training.TrainSettings, recipe, overrides or [])
@@ -57,11 +60,13 @@ def train(
     if settings.pet:
         blocks, bodies = _pet_data(settings, smoke, console)
         _run(settings, blocks, bodies, console)
+        measure: Callable[[], Seen] = partial(pet_seen_of, blocks, SMOKE_SLICES if smoke else DRAWS)
     else:
         dataset, probes = _data(settings, smoke, console)
         _run(settings, dataset, probes, console)
-    if not settings.pet and not rank_zero_only.rank:
-        _store_range(settings, dataset, SMOKE_SLICES if smoke else SLICES, console)
+        measure = partial(_range_of, settings, dataset, SMOKE_SLICES if smoke else SLICES)
+    if not rank_zero_only.rank:
+        _store_range(settings, measure(), console)
     console.print(f"best model: {settings.output / training.BEST}   log: {settings.output / 'tensorboard'}")
     console.print(f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}.")
 
@@ -97,13 +102,13 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
 
 def _pet_data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[BlockDataset, list[PetCase]]:
     from medidiff.data.manifest import read_manifest
-    from medidiff.data.pet_cases import masks_of, scan_cases, torso_cases
+    from medidiff.data.pet_cases import lesions_and_scans, scan_cases, torso_cases
     from medidiff.training import pet_samples
 
     assert settings.pet is not None
     pairs = read_manifest(settings.manifest, settings.data_root)
-    lesions = {split: [p.full for p in pairs if p.split == split and masks_of(p.full)] for split in ("train", "tune")}
-    scans = [p for p in pairs if p.split == "train" and not masks_of(p.full)]
+    lesions, scans = lesions_and_scans(pairs, "train")
+    unseen, _ = lesions_and_scans(pairs, "tune")
     bodies = settings.pet.bodies
     asked = bodies.model_copy(update={"torsos": settings.pet.questions, "seed": bodies.seed + 2**16})
     with _bar(console) as bar:
@@ -112,8 +117,8 @@ def _pet_data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[B
             task = bar.add_task(what)
             return lambda done, total: bar.update(task, completed=done, total=total)
 
-        questions = torso_cases(asked, lesions["tune"], settings.cache, report("bodies to judge by"))
-        torsos = torso_cases(bodies, lesions["train"], settings.cache, report("bodies"))
+        questions = torso_cases(asked, unseen, settings.cache, report("bodies to judge by"))
+        torsos = torso_cases(bodies, lesions, settings.cache, report("bodies"))
         found = [] if smoke else scan_cases(bodies, scans, settings.cache, report("scans"))
     return pet_samples(settings, torsos, found), questions
 
@@ -134,19 +139,25 @@ def _run(settings: TrainSettings, dataset: Dataset[Batch], questions: Questions,
                 raise KeyboardInterrupt
 
 
-def _store_range(settings: TrainSettings, dataset: PatchDataset, slices: int, console: Console) -> None:
-    """Measure what the model has seen, so that `medidiff reconstruct` can tell what lies outside, into its card."""
-    from medidiff import training
+def _range_of(settings: TrainSettings, dataset: PatchDataset, slices: int) -> Seen:
+    """What a model for CT has seen."""
     from medidiff.data.manifest import read_manifest
     from medidiff.data.seen import pixel_factors, seen_of
-    from medidiff.model import rewrite_card
 
     pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split == "train")
-    seen = seen_of(dataset, pairs, pixel_factors(settings.factors, settings.augmentation), slices)
+    return seen_of(dataset, pairs, pixel_factors(settings.factors, settings.augmentation), slices)
+
+
+def _store_range(settings: TrainSettings, seen: Seen, console: Console) -> None:
+    """Into the model's card, so that `medidiff reconstruct` can tell what lies outside."""
+    from medidiff import training
+    from medidiff.model import rewrite_card
+
     rewrite_card(settings.output / training.BEST, seen=seen)
-    level = seen.noise_hu
+    level = seen.relative if settings.pet else seen.noise_hu
     if level:
-        console.print(f"range seen stored in the model: noise of {level.low:.3g} to {level.high:.3g} HU")
+        what = "relative noise of {:.3g} to {:.3g}" if settings.pet else "noise of {:.3g} to {:.3g} HU"
+        console.print(f"range seen stored in the model: {what.format(level.low, level.high)}")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pydantic import Field
 from scipy.ndimage import gaussian_filter
 
 from medidiff.config import Settings, rising
-from medidiff.data.manifest import Pair, load
+from medidiff.data.manifest import Pair, Split, load
 from medidiff.data.prepare import store
 from medidiff.errors import InputError
 from medidiff.io.nifti import open_labels, open_nifti
@@ -193,6 +193,12 @@ def pasted(folder: Path) -> Pasted:
 def masks_of(folder: Path) -> list[Path]:
     """The masks of a folder that holds a lesion cut from a scan; none where it holds a scan."""
     return [file for file in sorted(folder.glob("*.nii*")) if "mask" in file.name.lower()]
+
+
+def lesions_and_scans(pairs: Sequence[Pair], split: Split) -> tuple[list[Path], list[Pair]]:
+    """Folders of lesions to be pasted, and scans, of one split of a manifest."""
+    mine = [(pair, bool(masks_of(pair.full))) for pair in pairs if pair.split == split]
+    return [pair.full for pair, is_lesion in mine if is_lesion], [pair for pair, is_lesion in mine if not is_lesion]
 
 
 def _acquire(body: Body, settings: PetBodies, folder: Path, rng: np.random.Generator) -> None:

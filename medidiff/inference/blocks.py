@@ -5,7 +5,7 @@
 A slice's answer depends on its block alone, so a run that was stopped gives the same slices when it goes on. The
 network works in units of the local noise level `r` (medidiff.noise.activity), where that of the block is 1:
 
-    out = y + strength / 100 * (r z_hat - y)        sd = r sd_z
+    out = y + w strength / 100 * (r z_hat - y)        sd = r sd_z        w: of the block, see guard.py
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from medidiff.diffusion.denoiser import Condition, Denoiser, bind
 from medidiff.diffusion.samplers import start
 from medidiff.diffusion.schedule import white_field
+from medidiff.inference.guard import held_back, judged_block
 from medidiff.inference.restore import (
     ONE_ESTIMATE,
     Restored,
@@ -35,6 +36,7 @@ from medidiff.inference.restore import (
     timed,
 )
 from medidiff.model import Model
+from medidiff.noise.activity import activity_of
 from medidiff.volume import SliceSource
 
 CORE, HALO = 40, 12  # slices; what lies further away than HALO has no say in a slice
@@ -53,6 +55,18 @@ class Block:
     values: Image
     guide: Image | None
     paddings: dict[int, Padding]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Of all slices of a block, in the source's unit: image, its standard deviation or None, noise of the scan itself;
+    what was measured in the block, where the model knows what it has seen, and the share of the change it allows."""
+
+    image: Image
+    deviation: Image | None
+    noise: Image
+    traits: dict[str, float] | None
+    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +92,10 @@ class BlockRestorer:
             block = ahead.pop(0).result()
             ahead += [io.submit(self._read, source, first, seconds) for first in starts[k + 1 : k + 2]]
             began = time.perf_counter()
-            images, deviations = self._answer(block, source)
+            answer = self._answer(block, source)
             seconds["network"] = seconds.get("network", 0.0) + time.perf_counter() - began
             for index in (i for i in wanted if block.start <= i < block.stop):
-                at = index - block.first
-                sd = None if deviations is None else deviations[at]
-                yield self._restored(index, block.values[at], images[at], sd, block.paddings[index])
+                yield self._restored(index, block, answer)
 
     def _read(self, source: SliceSource, start: int, seconds: dict[str, float]) -> Block:
         n = source.geometry.n_slices
@@ -95,18 +107,21 @@ class BlockRestorer:
             guide = None if self.guide is None else np.stack([self.guide.read(k) for k in range(first, last)])
         return Block(start, stop, first, values, guide, paddings)
 
-    def _answer(self, block: Block, source: SliceSource) -> tuple[Image, Image | None]:
-        """(image, deviation or None) of all slices of a block, in the source's unit."""
+    def _answer(self, block: Block, source: SliceSource) -> Answer:
         geometry = source.geometry
         spacing = (geometry.slice_spacing_mm, *geometry.pixel_spacing_mm)
+        activity = activity_of(block.values, spacing)
+        level = activity.level
         with torch.inference_mode(), exact_convolutions(self.model.device):
-            cond, level = self.model.block(block.values, spacing, block.guide)
+            cond = self.model.told(block.values, activity, spacing, block.guide)
             estimate, deviation = self._estimate(block.first, cond)
 
             def of(values: Tensor) -> Image:
                 return values[0, 0][tuple(slice(n) for n in level.shape)].float().cpu().numpy() * level
 
-            return of(estimate), None if deviation is None else self._calibrated(of(deviation), level)
+            image, sd = of(estimate), None if deviation is None else self._calibrated(of(deviation), level)
+        noise = level * np.float32(activity.found / activity.relative)  # where the level is at its limit it is more
+        return Answer(image, sd, noise, *judged_block(self.model, activity))
 
     def _estimate(self, first: int, cond: Condition) -> tuple[Tensor, Tensor | None]:
         """(z_hat, standard deviation or None) in units of the local noise."""
@@ -132,11 +147,14 @@ class BlockRestorer:
         table = calibration(self.model, self.parameters)
         return sd if table is None else table.by_level(sd, level)
 
-    def _restored(self, index: int, y: Image, x_hat: Image, sd: Image | None, padding: Padding) -> Restored:
-        image = blended(y, x_hat, self.parameters["strength"], padding)
+    def _restored(self, index: int, block: Block, answer: Answer) -> Restored:
+        at, padding = index - block.first, block.paddings[index]
+        applied = answer.weight if self.parameters.get("guard", True) else 1.0
+        image = blended(block.values[at], answer.image[at], applied * self.parameters["strength"], padding)
+        sd = None if answer.deviation is None else held_back(answer.deviation[at], applied, answer.noise[at])
         if sd is not None and padding is not None:
             sd = np.where(padding, np.float32(0), sd)
-        return Restored(index, image, sd, padding)
+        return Restored(index, image, sd, padding, answer.traits, answer.weight)
 
 
 @dataclass

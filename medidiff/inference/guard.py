@@ -3,7 +3,8 @@
     out = y + w * strength / 100 * (x_hat - y)        w of `medidiff.seen`: 1 inside the range, 0 far from it
 
 Before a run headers are judged (pixel size, slice thickness and spacing, kernel), during it every slice (level and
-colour of its noise, HU). Each measure leads to one sentence a case at most, with the number of slices it holds for.
+colour of its noise, HU); of PET the block that a slice is answered from (noise relative to the activity, colour). Each
+measure leads to one sentence a case at most, with the number of slices it holds for.
 """
 
 from __future__ import annotations
@@ -18,12 +19,19 @@ from numpy.typing import NDArray
 
 from medidiff.diffusion.denoiser import Condition
 from medidiff.model import Model
+from medidiff.noise.activity import Activity
 from medidiff.noise.level import NoiseEstimate
-from medidiff.noise.traits import traits_of
-from medidiff.seen import Facts, Range, Seen
+from medidiff.noise.traits import block_traits_of, traits_of
+from medidiff.seen import MARGIN, Facts, Range, Seen
 
 SIZES = {"pixel_mm": "pixels", "thickness_mm": "slice thickness", "spacing_mm": "slice spacing"}
-GRAIN = {"frequency": "frequency", "colour_half": "colour at 2 x 2 pixels"}
+LEVELS = {"noise_hu": ("noise", " HU"), "relative": ("relative noise", "")}
+GRAIN = {
+    "frequency": "frequency",
+    "colour_half": "colour at 2 x 2 pixels",
+    "colour_plane": "colour at 2 x 2 voxels",
+    "colour_axis": "colour over 2 slices",
+}
 TOLD = 0.95  # a slice that gets more of its change is not worth a sentence
 UNKNOWN = "how well it works there was not measured"
 
@@ -41,9 +49,21 @@ def judged(model: Model, y: NDArray[np.float32], cond: Condition) -> tuple[dict[
     return traits, seen.weight(traits)
 
 
-def held_back(sd: NDArray[np.float32], weight: float, level: float) -> NDArray[np.float32]:
+def judged_block(model: Model, activity: Activity) -> tuple[dict[str, float] | None, float]:
+    """The same of a block of PET, whose slices all get one share."""
+    seen = model.card.seen
+    if seen is None:
+        return None, 1.0
+    traits = block_traits_of(activity)
+    return traits, seen.weight(traits)
+
+
+def held_back(sd: NDArray[np.float32], weight: float, level: float | NDArray[np.float32]) -> NDArray[np.float32]:
     """Standard deviation of y + w (x_hat - y): x_hat is off by `sd`, y by its noise, as if independently."""
-    return sd if weight == 1 else np.hypot(np.float32(weight) * sd, np.float32((1 - weight) * level))
+    if weight == 1:
+        return sd
+    left = np.asarray((1 - weight) * level, np.float32)
+    return np.hypot(np.float32(weight) * sd, left)
 
 
 def header_warnings(seen: Seen | None, facts: Facts) -> tuple[str, ...]:
@@ -77,7 +97,8 @@ class Slice(NamedTuple):
 
 
 class Outlier(NamedTuple):
-    """A slice that lies outside by one measure: how many octaves, and the share of the change that this allows."""
+    """A slice that lies outside by one measure: how many octaves, and the share of the change that this allows (1 where
+    the measure only warns)."""
 
     value: float
     octaves: float
@@ -116,11 +137,14 @@ class Watch:
         return [sentence for sentence in sentences if sentence]
 
     def _level(self, seen: Seen) -> str:
-        outside = self._outside(seen, "noise_hu")
+        """Of CT and of PET; a scan has one of the two."""
+        name = max(LEVELS, key=lambda name: len(self._outside(seen, name)))
+        outside = self._outside(seen, name)
         if not outside:
             return ""
-        side = "above" if _is_above(outside) else "below"
-        return f"noise of {_middle(outside):.3g} HU, {side} the {_limits(seen, 'noise_hu')} HU {self._rest(outside)}"
+        side, (what, unit) = "above" if _is_above(outside) else "below", LEVELS[name]
+        found = f"{what} of {_middle(outside):.3g}{unit}, {side} the {_limits(seen, name)}{unit}"
+        return f"{found} {self._rest(outside)}"
 
     def _grain(self, seen: Seen) -> str:
         """The measure of colour by which most slices fail; averaging leaves more of a coarse grain."""
@@ -133,22 +157,25 @@ class Watch:
         return f"{found} {self._rest(outside)}"
 
     def _dense(self, inside: Range | None) -> str:
-        values = [one.traits["dense_hu"] for one in self.slices]
-        if inside is None or max(values) <= inside.most or inside.holds(max(values)):
+        values = [one.traits["dense_hu"] for one in self.slices if "dense_hu" in one.traits]
+        if inside is None or not values or max(values) <= inside.most or inside.holds(max(values)):
             return ""
         n = sum(value > inside.most for value in values)
         found = f"{max(values):.0f} HU, above the {inside.most:.0f} HU that the model has seen"
         return f"{found}, in {n} of {len(values)} slices (metal, dense contrast medium): {UNKNOWN}"
 
     def _outside(self, seen: Seen, name: str) -> list[Outlier]:
-        values = [one.traits[name] for one in self.slices]
+        values = [one.traits[name] for one in self.slices if name in one.traits]
         found = [Outlier(value, seen.octaves_beyond(name, value), seen.share(name, value)) for value in values]
-        return [outlier for outlier in found if outlier.share < TOLD]
+        return [one for one in found if (one.share < TOLD if name in MARGIN else one.octaves)]
 
     def _rest(self, outside: list[Outlier]) -> str:
-        share = 100 * median(outlier.share for outlier in outside)
-        came = f"allows {share:.0f} % of the change (median)" if self.is_on else f"changed all the same, {UNKNOWN}"
-        return f"that the model has seen, in {len(outside)} of {len(self.slices)} slices: {came}"
+        share = median(outlier.share for outlier in outside)
+        came = (
+            f"allows {100 * share:.0f} % of the change (median)" if self.is_on else f"changed all the same, {UNKNOWN}"
+        )
+        told = UNKNOWN if share == 1 else came
+        return f"that the model has seen, in {len(outside)} of {len(self.slices)} slices: {told}"
 
 
 def _is_above(outside: list[Outlier]) -> bool:

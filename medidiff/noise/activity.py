@@ -24,7 +24,7 @@ REACH_MM = 10.0
 FLOOR_SUV = 0.1
 BODY_SUV = 0.2
 PERCENTILE = 25.0
-LEAST, MOST = 0.005, 2.0  # relative noise that can be measured
+LEAST, MOST = 0.005, 2.0  # relative noise that a network is told
 FEWEST = 50  # voxels of a slice that are body; below it its neighbours decide
 USUAL_MM = 4.0
 HU_STEP = 100.0  # differences of soft tissue are told apart, bone and air are compressed
@@ -38,13 +38,15 @@ class Activity:
     """The noise of a block of slices.
 
     level     (slices, rows, columns) standard deviation, SUV
-    relative  c, mean over the slices
+    relative  c, mean over the slices, at most MOST
     colour    log2 of what is left of it after averaging 2 x 2 voxels in the plane, and 2 slices
+    found     c, mean over the slices, however large: a scan may be noisier than a network can be told
     """
 
     level: Array
     relative: float
     colour: tuple[float, float]
+    found: float
 
 
 def activity_of(volume: Array, spacing_mm: tuple[float, float, float]) -> Activity:
@@ -58,14 +60,16 @@ def activity_of(volume: Array, spacing_mm: tuple[float, float, float]) -> Activi
         "plane": uniform_filter(rest, (1, 2, 2)),
         "axis": uniform_filter(rest, (2, 1, 1)) if len(rest) > 1 else rest,
     }
-    relative = {name: _relative(one, mean, in_plane) for name, one in found.items()}
-    c = _along_z(relative["level"])
+    measured = {name: _relative(one, mean, in_plane) for name, one in found.items()}
+    relative = {name: np.minimum(one, MOST) for name, one in measured.items()}
+    c, unlimited = _along_z(relative["level"]), _along_z(measured["level"])
     colour = [float(np.median(np.log2(relative[name] / relative["level"]))) for name in ("plane", "axis")]
-    return Activity((c[:, None, None] * mean).astype(np.float32), float(c.mean()), (colour[0], colour[1]))
+    level = (c[:, None, None] * mean).astype(np.float32)
+    return Activity(level, float(c.mean()), (colour[0], colour[1]), float(unlimited.mean()))
 
 
 def _relative(rest: Array, mean: Array, in_plane: tuple[float, ...]) -> NDArray[np.float64]:
-    """(slices,) relative noise; of a slice without a body that of all the others."""
+    """(slices,) relative noise, at least LEAST; of a slice without a body that of all the others."""
     ratio = np.sqrt(np.maximum(gaussian_filter(rest * rest, in_plane, truncate=3.0), 0)) / mean
     body = mean > BODY_SUV
     counts = body.reshape(len(body), -1).sum(1)
@@ -74,7 +78,7 @@ def _relative(rest: Array, mean: Array, in_plane: tuple[float, ...]) -> NDArray[
         float(np.percentile(r[b], PERCENTILE)) if n >= FEWEST else everywhere
         for r, b, n in zip(ratio, body, counts, strict=True)
     ]
-    return np.clip(found, LEAST, MOST)
+    return np.maximum(found, LEAST)
 
 
 def _along_z(relative: NDArray[np.float64]) -> NDArray[np.float64]:

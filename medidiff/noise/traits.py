@@ -1,4 +1,6 @@
-"""What is measured in a slice to tell whether a model has seen its like: noise level, colour, frequency, HU.
+"""What is measured in a slice of CT, or a block of PET, to tell whether a model has seen its like.
+
+Of PET noise relative to the activity, and its colours (medidiff.noise.activity); of CT level, colour, frequency, HU.
 
 The frequency comes from neighbours: for noise of power spectrum S, along one axis,
 
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from medidiff.noise.activity import MOST, Activity
 from medidiff.noise.level import BODY_HU, SOFT_TISSUE_HU, STRIDE, WINDOW, NoiseEstimate, local_deviation
 
 MIDDLE = 192  # pixels; the frequency is that of the middle of a slice, which is enough and quick
@@ -33,6 +36,18 @@ def traits_of(image: NDArray[np.floating], estimate: NoiseEstimate) -> dict[str,
         "frequency": noise_frequency(image),
         "dense_hu": float(np.percentile(image[::SPARSE, ::SPARSE], DENSE)),
     }
+
+
+def block_traits_of(activity: Activity) -> dict[str, float]:
+    """Measures of a block of PET, by the names that `medidiff.seen.Seen` has for them.
+
+    No colour where the level that it relates to is cut off at MOST, and none along z in a single slice.
+    """
+    colours = dict(zip(("colour_plane", "colour_axis"), activity.colour, strict=True))
+    measured = {} if activity.found > MOST else colours
+    if len(activity.level) == 1:
+        measured.pop("colour_axis", None)
+    return {"relative": activity.found, **measured}
 
 
 def noise_frequency(image: NDArray[np.floating]) -> float:

@@ -18,7 +18,8 @@ from medidiff.inference.blocks import BlockRestorer
 from medidiff.inference.cases import find_cases
 from medidiff.inference.options import Options
 from medidiff.io.dicom import load_volume
-from medidiff.model import load
+from medidiff.model import load, save
+from medidiff.seen import Range, Seen
 
 Write = Callable[..., Path]
 
@@ -174,3 +175,27 @@ def test_blocks_are_what_the_method_hands_out(pet_model: Path) -> None:
     from medidiff.inference.methods import load_method
 
     assert isinstance(load_method(Options(model=str(pet_model))).for_case("x"), BlockRestorer)
+
+
+def test_outside_of_the_range_the_scan_comes_back_and_the_run_says_why(
+    tmp_path: Path, cli: Any, pet: Path, pet_model: Path
+) -> None:
+    """Noise far below and voxels far above what the model has seen; with --no-guard the change is made all the same."""
+    model, path = load(pet_model), tmp_path / "seen.safetensors"
+    far = Range(low=1.0, high=2.0, least=1.0, most=2.0)
+    card = model.card.model_copy(update={"seen": Seen(relative=far, pixel_mm=far)})
+    save(path, model.denoiser, model.architecture, model.scaling, card)
+    scans = {}
+    for name, more in (("on", ()), ("off", ("--no-guard",))):
+        ended = cli("reconstruct", pet, "-o", tmp_path / name, "--model", path, *more)
+        assert ended.code == 0, ended.err
+        (entry,) = run_of(tmp_path / name)["series"]
+        told = "; ".join(entry["warnings"])
+        assert "pixels of 4 mm, outside of the 1 to 2 mm that the model has seen" in told
+        assert "below the 1 to 2 that the model has seen, in 5 of 5 slices" in told
+        assert ("changed all the same" in told) is (name == "off")
+        assert entry["change"] == ({"slices": 5, "min": 0.0, "median": 0.0} if name == "on" else None)
+        scans[name] = load_volume(tmp_path / name / entry["folder"]).array
+    source = load_volume(pet).array
+    np.testing.assert_allclose(scans["on"], source, atol=1e-4 * source.max())
+    assert not np.allclose(scans["off"], source, rtol=0.01)

@@ -139,3 +139,8 @@ def test_a_pet_recipe_passes_a_trial(tmp_path: Path, write_nifti_scan: Callable[
     assert model.card.modality == "PT"
     assert model.scaling.unit == "SUV"
     assert model.architecture.dimensions == 3
+    seen = model.card.seen
+    assert seen is not None
+    assert seen.relative is not None
+    assert f"relative noise of {seen.relative.low:.3g} to {seen.relative.high:.3g}" in out
+    assert (seen.slices, seen.noise_hu) == (8, None)

@@ -18,6 +18,8 @@ from medidiff.inference import Options, Restorer, reconstruct
 from medidiff.inference.guard import Watch, header_warnings
 from medidiff.io.dicom import load_volume
 from medidiff.model import DEFAULT, Model, load, save
+from medidiff.noise.activity import activity_of
+from medidiff.noise.traits import block_traits_of
 from medidiff.seen import Facts, Range, Seen
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data_samples" / "ct" / "noise_free"
@@ -203,6 +205,69 @@ def test_slices_outside_are_told_once_with_their_number(trait: dict[str, float],
     assert sentence.startswith(words)
     if "dense_hu" not in trait:
         assert "of the change (median)" in sentence
+
+
+PET = Seen(
+    relative=Range(low=0.03, high=0.8, least=0.03, most=0.8),
+    colour_plane=Range(low=-1.1, high=-0.1, least=-1.1, most=-0.1),
+    colour_axis=Range(low=-0.55, high=0.03, least=-0.55, most=0.03),
+    pixel_mm=Range(low=3, high=6, least=3, most=6.5),
+    spacing_mm=Range(low=2.5, high=4.1, least=2.5, most=4.2),
+)
+BLOCK = {"relative": 0.3, "colour_plane": -0.6, "colour_axis": -0.3}
+
+
+@pytest.mark.parametrize(
+    ("trait", "words", "end"),
+    [
+        (
+            {"relative": 0.9},
+            "relative noise of 0.9, above the 0.03 to 0.8 that the model has seen, in 40 of 80 slices: allows 83 %",
+            "of the change (median)",
+        ),
+        ({"relative": 0.02}, "relative noise of 0.02, below the 0.03 to 0.8 that the model has seen", "(median)"),
+        (
+            {"colour_plane": -1.6},
+            "noise of finer grain (colour at 2 x 2 voxels -1.6) than the -1.1 to -0.1 that the model has seen, in 40",
+            "how well it works there was not measured",
+        ),
+        (
+            {"colour_axis": 0.2},
+            "noise of coarser grain (colour over 2 slices 0.2) than the -0.55 to 0.03 that the model has seen",
+            "was not measured",
+        ),
+    ],
+)
+def test_blocks_of_pet_outside_are_told_in_words_of_pet(trait: dict[str, float], words: str, end: str) -> None:
+    """By slices, as they are what a reader sees; a colour only warns."""
+    watch = Watch(PET)
+    for traits in [BLOCK] * 40 + [BLOCK | trait] * 40:
+        watch.add(traits, PET.weight(traits))
+    (sentence,) = watch.warnings()
+    assert sentence.startswith(words)
+    assert sentence.endswith(end)
+    assert watch.record() == {
+        "slices": 80,
+        "min": round(PET.weight(BLOCK | trait), 4),
+        "median": round((1 + PET.weight(BLOCK | trait)) / 2, 4),
+    }
+
+
+def test_a_scan_noisier_than_can_be_told_has_no_colour() -> None:
+    """The level it relates to is cut off there; a single slice has none along z."""
+    volume = np.random.default_rng(0).normal(size=(3, 32, 32)).astype(np.float32)
+    spacing = (3.0, 4.0, 4.0)
+    assert set(block_traits_of(activity_of(2 + 0.5 * volume, spacing))) == set(BLOCK)
+    assert set(block_traits_of(activity_of(2 + 0.5 * volume[:1], spacing))) == {"relative", "colour_plane"}
+    wild = block_traits_of(activity_of(2 + 20 * volume, spacing))
+    assert set(wild) == {"relative"}
+    assert PET.weight(wild) == 0
+
+
+def test_voxels_of_pet_outside_are_told() -> None:
+    found = header_warnings(PET, Facts(2.0, 6.0, 3.0, "FC51"))
+    assert [sentence.split(",")[0] for sentence in found] == ["pixels of 2 mm", "slice spacing of 6 mm"]
+    assert header_warnings(PET, Facts(4.0, 3.27, None, "")) == ()
 
 
 def test_each_sentence_has_the_share_of_its_own_measure_and_trifles_have_none() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medidiff.noise.activity import FACTS, FLOOR_SUV, activity_of, facts_of
+from medidiff.noise.activity import FACTS, FLOOR_SUV, MOST, activity_of, facts_of
 
 SPACING = (3.27, 4.0, 4.0)
 
@@ -56,6 +56,15 @@ def test_coarse_noise_survives_averaging() -> None:
     smooth = (body() * (1 + 0.3 * coarse / coarse.std())).astype(np.float32)
     assert activity_of(white, SPACING).colour == pytest.approx((-1.0, -0.5), abs=0.15)
     assert min(activity_of(smooth, SPACING).colour) > -0.25
+
+
+def test_what_a_network_is_told_has_a_limit_and_what_is_found_has_none() -> None:
+    """Eight times the mean: the level stays at MOST, the measure that a range is held against does not; below they are
+    the same number."""
+    wild, tame = (activity_of(noisy(body(), relative), SPACING) for relative in (8.0, 0.4))
+    assert wild.relative == MOST
+    assert wild.found > 2 * MOST
+    assert tame.found == tame.relative
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 40), (3, 40, 40)])
