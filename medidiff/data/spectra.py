@@ -91,7 +91,12 @@ def _grid(rows: int, columns: int) -> tuple[NDArray[np.float64], NDArray[np.floa
         for n in (-1, 0, 1):
             radius = np.hypot(y + m, x + n)
             bank += np.where(radius <= BANK_CUTOFF, radius, 0)
-    return np.hypot(y, x), np.maximum(bank, 2 / max(rows, columns))
+    return radial_frequency(rows, columns), np.maximum(bank, 2 / max(rows, columns))
+
+
+def radial_frequency(rows: int, columns: int) -> NDArray[np.float64]:
+    """(rows, columns // 2 + 1) cycles a pixel at the places of `scipy.fft.rfft2`."""
+    return np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :])
 
 
 def apply_spectrum(
@@ -104,15 +109,16 @@ def apply_spectrum(
     radius, bank = _grid(clean.shape[-2], clean.shape[-1])
     gain = np.sqrt(np.interp(radius, GRID, colour.power) / bank)
     gain[0, 0] = 1.0  # a constant is a bias, not noise
-    return filtered(clean, colour.kernel), _multiplied(noise, gain)
+    return filtered(clean, colour.kernel), multiplied(noise, gain)
 
 
 def filtered(stack: NDArray[np.float32], response: NDArray[np.float64]) -> NDArray[np.float32]:
     """(..., rows, columns) through a radial frequency response given at GRID, periodic at the borders."""
-    return _multiplied(stack, np.interp(_grid(stack.shape[-2], stack.shape[-1])[0], GRID, response))
+    return multiplied(stack, np.interp(_grid(stack.shape[-2], stack.shape[-1])[0], GRID, response))
 
 
-def _multiplied(stack: NDArray[np.float32], response: NDArray[np.float64]) -> NDArray[np.float32]:
+def multiplied(stack: NDArray[np.float32], response: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(..., rows, columns) through a response given at `radial_frequency`, periodic at the borders."""
     shape = (stack.shape[-2], stack.shape[-1])
     return scipy.fft.irfft2(scipy.fft.rfft2(stack) * response.astype(np.float32), s=shape).astype(np.float32)
 

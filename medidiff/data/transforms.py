@@ -13,7 +13,6 @@ from collections.abc import Hashable, Mapping
 from typing import Annotated, Any
 
 import numpy as np
-import scipy.fft
 import torch
 from monai.transforms import Compose, RandFlipd, Randomizable, RandRotate90d, Transform
 from numpy.typing import NDArray
@@ -28,6 +27,8 @@ from medidiff.data.spectra import (
     apply_spectrum,
     correlate_along_z,
     filtered,
+    multiplied,
+    radial_frequency,
     random_spectrum,
     random_unevenness,
 )
@@ -89,10 +90,7 @@ def draw_kernel(generator: np.random.RandomState, settings: Augmentation) -> Ker
 
 def apply_kernel(stack: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float32]:
     """(..., rows, columns) filtered by the kernel's apodisation, periodic at the borders."""
-    rows, columns = stack.shape[-2:]
-    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :])
-    response = kernel.response(frequency).astype(np.float32)
-    return scipy.fft.irfft2(scipy.fft.rfft2(stack) * response, s=(rows, columns)).astype(np.float32)
+    return multiplied(stack, kernel.response(radial_frequency(stack.shape[-2], stack.shape[-1])))
 
 
 def add_low_frequencies(noise: NDArray[np.float32], corner: float) -> NDArray[np.float32]:
@@ -102,10 +100,9 @@ def add_low_frequencies(noise: NDArray[np.float32], corner: float) -> NDArray[np
     and adaptive filters do, and their measured spectra stay flat towards zero.
     """
     rows, columns = noise.shape[-2:]
-    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :])
-    gain = np.sqrt(1 + corner / np.maximum(frequency, 2 / max(rows, columns))).astype(np.float32)
+    gain = np.sqrt(1 + corner / np.maximum(radial_frequency(rows, columns), 2 / max(rows, columns)))
     gain[0, 0] = 1.0  # a constant is a bias, not noise
-    return scipy.fft.irfft2(scipy.fft.rfft2(noise) * gain, s=(rows, columns)).astype(np.float32)
+    return multiplied(noise, gain)
 
 
 def edge_weight(gradient: NDArray[np.float32], edge_hu: float, level: float) -> NDArray[np.float32]:
