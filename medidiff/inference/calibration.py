@@ -160,7 +160,7 @@ def fit_by_level(pixels: Pixels) -> Calibration:
     ratio = np.log(np.maximum(np.abs(pixels.error), 1e-6) / (Z90 * np.maximum(pixels.sd, 1e-6)))
     node, overall = _nearest(pixels.level, NODES), _quantile(ratio)
     found = _cells(ratio, node, pixels.patient, np.full(len(NODES), overall))
-    return Calibration((_rising(found, np.bincount(node, minlength=len(NODES)) + 1.0),))
+    return Calibration((_rising(found, np.bincount(node, minlength=len(NODES)).astype(np.float64) + 1.0),))
 
 
 def _log(table: Calibration, pixels: Pixels) -> NDArray[np.float32]:
