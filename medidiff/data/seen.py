@@ -34,7 +34,7 @@ def seen_of(dataset: PatchDataset, pairs: Sequence[Pair], factors: Sequence[floa
     """
     drawn = [_drawn(dataset, index) for index in range(slices)]
     ranges = {name: Range.of(one[name] for one in drawn) for name in drawn[0]}
-    for name in ("frequency", *LOGARITHMS):
+    for name in ("frequency", "colour_half", "colour_quarter"):
         found = ranges[name]
         ranges[name] = None if found is None else found.widened(SCATTER, is_logarithm=name in LOGARITHMS)
     level = ranges["noise_hu"]
