@@ -4,7 +4,7 @@
 
 A torso phantom is acquired at one reduction factor (a minute, cached). Its noise is multiplied, filtered with its
 target, or replaced by noise of a share of the local activity that is white, finer, or as wide as blotches. Without the
-guard of medidiff/seen.py: what is left of the RMSE inside the body, and how much of the activity is gone. No figure is stored.
+guard of medidiff/seen.py: what is left of the RMSE inside the body, and how much of the activity is gone.
 Colours mean nothing where the relative noise is above 2, the most that a network is told.
 """
 

@@ -21,7 +21,7 @@ from medidiff.config import Settings
 # Octaves. Not the colour at 4 x 4 pixels, which sees anatomy more than noise: half an octave beyond its range a model
 # still took the error of a sharp scan from 108 to 19 HU, and was held back to 57. Nor the colours of PET: a model took
 # away as much of noise finer than any that it had seen as of any other, left blotches as wide as organs alone, and made
-# neither worse (benchmarks/pet_grain.py). The coarse ends of both colours lie within 0.2 of 0, above which nothing can be.
+# neither worse (benchmarks/pet_grain.py). The coarse ends of both lie within 0.2 of 0, above which nothing can be.
 MARGIN = {"noise_hu": 1.0, "colour_half": 1.0, "frequency": 1 / 3, "relative": 1.0}
 LOGARITHMS = ("colour_half", "colour_quarter", "colour_plane", "colour_axis")
 HEADING = "## What it has seen"
