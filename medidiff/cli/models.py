@@ -40,12 +40,12 @@ def _list(found: dict[str, tuple[Model, Path]]) -> None:
         console.print("no model is embedded in this installation: give a file, medidiff models FILE")
         return
     table = Table(title=f"Models ({DISCLAIMER})", title_justify="left")
-    for heading in ("name", "modality", "MB", "slab", "sha256", "summary"):
-        table.add_column(heading, justify="right" if heading in ("MB", "slab") else "left", overflow="fold")
+    for heading in ("name", "modality", "MB", "sees", "sha256", "summary"):
+        table.add_column(heading, justify="right" if heading == "MB" else "left", overflow="fold")
     for name, (model, path) in found.items():
         size = f"{path.stat().st_size / 1e6:.1f}" if path.exists() else ""
         card = model.card
-        cells = (name, card.modality, size, str(model.slab), model.sha256[:HASH_DIGITS], card.summary)
+        cells = (name, card.modality, size, _sees(model), model.sha256[:HASH_DIGITS], card.summary)
         table.add_row(*map(escape, cells))
     console.print(table)
 
@@ -93,10 +93,17 @@ def _network(model: Model) -> str:
     """Kind and size of the network."""
     size = f"{_parameters(model) / 1e6:.2f} M parameters"
     if not model.can_sample:
-        return f"{model.architecture.network}, {size}, one slice; a regression: no uncertainty, no samples"
+        return f"{model.architecture.network}, {size}, {_sees(model)}; a regression: no uncertainty, no samples"
     spread = "with an uncertainty of its own" if model.has_spread else "uncertainty from samples"
     widths = ", ".join(map(str, model.architecture.widths))
-    return f"{size}, slab of {model.slab} slices, widths {widths}, {spread}"
+    return f"{size}, {_sees(model)}, widths {widths}, {spread}"
+
+
+def _sees(model: Model) -> str:
+    """What it is shown for a slice."""
+    if model.architecture.dimensions == 3:
+        return "blocks in 3-D" + (", a CT if there is one" if model.architecture.guide else "")
+    return f"{model.slab} slices" if model.slab > 1 else "1 slice"
 
 
 def _parameters(model: Model) -> int:
