@@ -175,7 +175,7 @@ class State:
     denoiser: Denoiser | Regression
     ema: Denoiser | Regression
     optimiser: torch.optim.Optimizer
-    precision: Any  # what Fabric calls it
+    precision: str
     step: int = 0
     best: float = math.inf
 
@@ -191,7 +191,9 @@ def train(settings: TrainSettings, dataset: Dataset[Batch], questions: Questions
     """
     devices, nodes = processes(settings, os.environ)
     state = _start(settings, alone=devices in (1, "auto") and nodes == 1)
-    fabric = Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision=state.precision)
+    # Single precision for Fabric: it would round the images to bfloat16 in several processes, and do nothing in one
+    # (Fabric 2.6 calls marked methods of a module that is not wrapped as they are). See `_step`.
+    fabric = Fabric(accelerator="auto", devices=devices, num_nodes=nodes, precision="32-true")
     fabric.launch()
     scaling = settings.scaling
     model, optimiser = fabric.setup(state.denoiser, state.optimiser)
@@ -204,7 +206,7 @@ def train(settings: TrainSettings, dataset: Dataset[Batch], questions: Questions
         rate = learning_rate(state.step, settings)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss, bins = _step(model, optimiser, fabric, fabric.to_device(batch), scaling, settings, state.step)
+        loss, bins = _step(model, optimiser, fabric, fabric.to_device(batch), settings, state)
         state.step += 1
         _average(state, settings)
         figures, is_last = None, state.step == settings.last_step
@@ -343,12 +345,14 @@ def _step(
     optimiser: Any,
     fabric: Fabric,
     batch: Batch,
-    scaling: LinearScaling,
     settings: TrainSettings,
-    step: int,
+    state: State,
 ) -> tuple[float, dict[str, float]]:
-    x, cond, sigma, noise = draw(batch, scaling, settings, generator_of(settings.seed, step, fabric.global_rank))
-    error, log_spread = model.errors(x, cond, sigma, noise)
+    """One update; in "bf16-mixed" products are in bfloat16; images, weights, loss and update in single precision."""
+    scaling, generator = settings.scaling, generator_of(settings.seed, state.step, fabric.global_rank)
+    x, cond, sigma, noise = draw(batch, scaling, settings, generator)
+    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=state.precision == "bf16-mixed"):
+        error, log_spread = model.errors(x, cond, sigma, noise)
     weight = batch.get("weight", torch.ones_like(error))
     losses, is_mean = (weight * error.square()).flatten(1).mean(1), torch.isinf(sigma)
     loss = losses.mean()

@@ -342,6 +342,26 @@ def test_processes_are_counted_as_the_launcher_says(
     assert processes(recipe(tmp_path), environ) == expected
 
 
+def test_half_precision_is_of_products_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16-mixed the network computes in bfloat16; images, weights and loss stay in single precision."""
+    exact = [record.loss for record in run(recipe(tmp_path / "32"))]
+    seen: list[tuple[torch.dtype, torch.dtype, torch.dtype]] = []
+
+    def watched(architecture: Architecture) -> nn.Module:
+        made = build(architecture)
+        stem = made.network.stem
+        stem.register_forward_hook(
+            lambda layer, inputs, output: seen.append((inputs[0].dtype, layer.weight.dtype, output.dtype))
+        )
+        return made
+
+    monkeypatch.setattr(training, "build", watched)
+    losses = [record.loss for record in run(recipe(tmp_path / "16", precision="bf16-mixed"))]
+    assert set(seen) == {(torch.float32, torch.float32, torch.bfloat16)}
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.05)
+
+
 def test_precision_is_measured_once_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A continued run keeps the precision it began with, whatever the machine would say now."""
     assert training.fastest_precision(TINY) in ("bf16-mixed", "32-true")

@@ -105,7 +105,8 @@ def anchored(residual: Tensor, pixels: float) -> Tensor:
         padding[2 * (d - 1 - axis)] = padding[2 * (d - 1 - axis) + 1] = reach
         shape = [1] * (d + 2)
         shape[2 + axis] = len(taps)
-        smooth = convolve(F.pad(smooth, padding, mode="reflect"), taps.reshape(shape))
+        with torch.autocast(residual.device.type, enabled=False):  # a mean of many pixels: rounding would show
+            smooth = convolve(F.pad(smooth, padding, mode="reflect"), taps.reshape(shape))
     return residual - smooth
 
 
@@ -205,7 +206,7 @@ class Denoiser(nn.Module):
         stacked = torch.cat([state, images, *self._map(y, cond), *self._guide(y, cond)], dim=1)
         if stacked.ndim == 4:
             stacked = stacked.contiguous(memory_format=torch.channels_last)
-        out = self.network(stacked, features)
+        out = self.network(stacked, features).to(stacked.dtype)  # the network alone may be in half precision
         return (out[:, :1], out[:, 1:].clamp(*LOG_SPREAD)) if self.gives_spread else (out, None)
 
     def _map(self, y: Tensor, cond: Condition) -> list[Tensor]:

@@ -10,7 +10,8 @@ head, the channel order of `unfold` into the weights that come before it. The fu
 operators that torch's own compiler emits for a CPU.
 
 The answer is that of the plain network but for rounding (tests: 1e-5 of its scale). One image is computed at a time:
-its answer cannot depend on a batch.
+its answer cannot depend on a batch. In bfloat16 images and weights between fold and unfold are of 16 bits, sums within
+a convolution are not.
 """
 
 from __future__ import annotations
@@ -21,75 +22,79 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medidiff.networks.unet import Block, UNet, fold, haar, unfold
+from medidiff.networks.unet import UNet, fold, haar, unfold
 
 ORDER = torch.channels_last
 Weights = tuple[Tensor, Tensor]
 """(weight, bias) of a convolution."""
 
 
-def fused(network: nn.Module) -> nn.Module:
+def fused(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The network in its fused form where that exists, else the network itself.
 
-    It exists for a two-dimensional `UNet` in single precision on a CPU with oneDNN. Weights are shared, not watched:
-    fuse again after changing them.
+    It exists for a two-dimensional `UNet` in single precision on a CPU with oneDNN, and computes in float32 or, where
+    the processor can, in bfloat16. Weights are taken over, not watched: fuse again after changing them.
     """
-    return FusedUNet(network) if isinstance(network, UNet) and _is_fusible(network) else network
+    return FusedUNet(network, dtype) if isinstance(network, UNet) and _is_fusible(network, dtype) else network
 
 
-def _is_fusible(network: UNet) -> bool:
+def _is_fusible(network: UNet, dtype: torch.dtype) -> bool:
     weight = network.stem.weight
     has_operators = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
-    return has_operators and network.dimensions == 2 and weight.device.type == "cpu" and weight.dtype == torch.float32
+    fits = network.dimensions == 2 and weight.device.type == "cpu" and weight.dtype == torch.float32
+    if not (has_operators and fits):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class FusedUNet(nn.Module):
     """(B, in_channels, rows, columns), (B, features) -> (B, out_channels, rows, columns), like the `UNet` within.
 
-    Where gradients are wanted, the plain network answers.
+    In and out are of single precision whatever `dtype`. Where gradients are wanted, the plain network answers.
     """
 
-    def __init__(self, network: UNet) -> None:
+    def __init__(self, network: UNet, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.network = network
-        self._stem, self._head = _stem(network), _head(network)
-        self._enlarge = [_corner_major(layer) for layer in network.enlarge]
+        self.network, self.dtype = network, dtype
+        self._stem, self._head = self._cast(*_stem(network)), self._cast(*_head(network))
+        self._reduce = [self._cast(*_weights(layer)) for layer in network.reduce]
+        self._enlarge = [self._cast(*_corner_major(layer)) for layer in network.enlarge]
+        stages = (*network.encoder, *network.decoder)
+        self._second = {block: self._cast(*_weights(block.second)) for stage in stages for block in stage}
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return self.network(x, features)
         return torch.cat([self._image(x[k : k + 1], features[k : k + 1]) for k in range(len(x))])
 
+    def _cast(self, weight: Tensor, bias: Tensor) -> Weights:
+        return weight.to(self.dtype), bias.to(self.dtype)
+
     def _image(self, x: Tensor, features: Tensor) -> Tensor:
         net = self.network
         embedding = F.silu(net.embed(features))
-        x = _conv(fold(x, net.fold_factor).contiguous(memory_format=ORDER), *self._stem, padding=1)
+        folded = fold(x, net.fold_factor).to(self.dtype)
+        x = _conv(folded.contiguous(memory_format=ORDER), *self._stem, padding=1)
         skips: list[Tensor] = []
         for level, stage in enumerate(net.encoder):
             if level:
                 skips.append(x)
-                reduce = net.reduce[level - 1]
-                x = _conv(x, reduce.weight, reduce.bias, stride=2)
-            _stage(stage, x, embedding)
+                x = _conv(x, *self._reduce[level - 1], stride=2)
+            self._stage(stage, x, embedding)
         for level in reversed(range(len(net.decoder))):
             corners = _conv(x, *self._enlarge[level])
             x = _add_corners(skips.pop(), corners)
-            _stage(net.decoder[level], x, embedding)
-        return unfold(_conv(x.relu_(), *self._head, padding=1), net.fold_factor)
+            self._stage(net.decoder[level], x, embedding)
+        return unfold(_conv(x.relu_(), *self._head, padding=1).float(), net.fold_factor)
 
-
-def _stage(blocks: Any, x: Tensor, embedding: Tensor) -> None:
-    """Apply residual blocks to x, in place."""
-    for block in blocks:
-        _block(block, x, embedding)
-
-
-def _block(block: Block, x: Tensor, embedding: Tensor) -> None:
-    gain, shift = block.modulation(embedding)[0].chunk(2)
-    first, second = block.first, block.second
-    weight = first.weight * (1 + gain)[:, None, None, None]
-    hidden = _conv(torch.relu(x), weight, first.bias * (1 + gain) + shift, padding=1, then="relu")
-    _conv_onto(x, hidden, second.weight, second.bias)
+    def _stage(self, blocks: Any, x: Tensor, embedding: Tensor) -> None:
+        """Apply residual blocks to x, in place."""
+        for block in blocks:
+            gain, shift = block.modulation(embedding)[0].chunk(2)
+            first = block.first
+            weight, bias = self._cast(first.weight * (1 + gain)[:, None, None, None], first.bias * (1 + gain) + shift)
+            hidden = _conv(torch.relu(x), weight, bias, padding=1, then="relu")
+            _conv_onto(x, hidden, *self._second[block])
 
 
 def _conv(x: Tensor, weight: Any, bias: Any, *, padding: int = 0, stride: int = 1, then: str = "none") -> Tensor:
