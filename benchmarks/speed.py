@@ -1,17 +1,19 @@
 """How fast is it, against what, how near to what the machine can do, and what eats the rest?
 
-    python benchmarks/speed.py [--only floor peers folder linear] [--slices 100] [--write]
+    python benchmarks/speed.py [--only floor peers folder linear half] [--slices 100] [--write]
 
     floor    arithmetic and bytes of every layer of the embedded network, the machine's own peaks (matrix product,
              memory copy) measured between the runs of the network, and where the time of a slice goes
     peers    a 512 x 512 slice through every mode and engine of medidiff, and through networks of the literature
     folder   `medidiff reconstruct` of a DICOM folder, from the start of the program to its end
     linear   the same for 50, 200 and 800 slices
+    half     peers and folder in bfloat16, for processors that have it
 
-Single precision, channels last, all threads that torch takes (OMP_NUM_THREADS), every measurement in a process of its
-own. Times are medians; a network of the literature is timed for one evaluation, times their number; peaks are the
-highest rate of any run. Let nothing else run. With --write the figures go to docs/speed.json, and from there (those of
-parts that were run earlier too) into docs/speed.md and the README. MONAI's network needs `pip install einops`.
+Single precision but for `half`, channels last, all threads that torch takes (OMP_NUM_THREADS), every measurement in a
+process of its own. Times are medians; a network of the literature is timed for one evaluation, times their number; the
+peak is the highest rate of any run, in the precision of the row. Let nothing else run. With --write the figures go to
+docs/speed.json, and from there (those of parts that were run earlier too) into docs/speed.md and the README. MONAI's
+network needs `pip install einops`.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ PAGE, FIGURES, README = ROOT / "docs" / "speed.md", ROOT / "docs" / "speed.json"
 SAMPLE = ROOT / "data_samples" / "ct" / "low_dose"
 BEGIN, END = "<!-- begin: benchmarks/speed.py {} -->", "<!-- end -->"
 SIDE, LONG, REPEATS = 512, 2.0, 7
-PARTS = ("floor", "peers", "folder", "linear")
+PARTS = ("floor", "peers", "folder", "linear", "half")
+HALF = ":bf16"  # behind the name of what is measured
 LINEAR = (50, 200, 800)
 
 
@@ -129,6 +132,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "texture": ("medidiff texture", {"mode": "texture"}),
     "uncertainty": ("medidiff uncertainty", {"mode": "uncertainty"}),
 }
+IN_HALF = ("quantitative", "texture", "uncertainty")
 
 
 def slab(height: int) -> np.ndarray:
@@ -143,9 +147,9 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def matrix_rate(size: int = 1024) -> float:
-    """Operations a second of a matrix product in single precision, the best of ten."""
-    a = torch.randn(size, size)
+def matrix_rate(dtype: torch.dtype = torch.float32, size: int = 1024) -> float:
+    """Operations a second of a matrix product, the best of ten."""
+    a = torch.randn(size, size).to(dtype)
     return 2 * size**3 / min(timed(lambda: a @ a) for _ in range(10))
 
 
@@ -160,14 +164,14 @@ def peak_memory_mb(who: int = resource.RUSAGE_SELF) -> float:
     return resource.getrusage(who).ru_maxrss / 1024
 
 
-def measured(work: Callable[[], object]) -> dict[str, float]:
+def measured(work: Callable[[], object], dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Seconds of `work`, memory, and the machine's peak between its runs."""
     first = timed(work)
     memory = peak_memory_mb()
-    times, rates = [], [matrix_rate()]
+    times, rates = [], [matrix_rate(dtype)]
     for _ in range(REPEATS if first < LONG else 3):
         times.append(timed(work))
-        rates.append(matrix_rate())
+        rates.append(matrix_rate(dtype))
     return {"seconds": statistics.median(times), "memory_mb": memory, "peak": max(rates)}
 
 
@@ -185,9 +189,16 @@ def inputs_of(model: Model) -> tuple[Tensor, ...]:
     return tuple(x.clone() for x in network_inputs(model, slab(model.slab)))
 
 
+def precision_of(name: str) -> tuple[str, torch.dtype]:
+    return name.removesuffix(HALF), torch.bfloat16 if name.endswith(HALF) else torch.float32
+
+
 def ours(name: str) -> dict[str, Any]:
     """A slice from HU to HU: noise level, network, scaling back, blend."""
+    name, dtype = precision_of(name)
     title, asked = OURS[name]
+    if dtype == torch.bfloat16:
+        asked = asked | {"precision": "bf16"}
     model = load("ct")
     count = operations(model.denoiser.network, inputs_of(model))
     if asked.get("plain"):
@@ -195,19 +206,20 @@ def ours(name: str) -> dict[str, Any]:
     else:
         method = load_method(Options(**asked))
     restorer, slices = method.for_case("speed"), slab(method.slab)
-    found = measured(lambda: restorer.slice(0, slices))
+    found = measured(lambda: restorer.slice(0, slices), dtype)
     return {"name": title, "nfe": method.nfe, "gflop": count * method.nfe / 1e9, **found}
 
 
 def peer(name: str) -> dict[str, Any]:
     """A slice through a network of the literature with untrained weights, as many times as it needs."""
+    name, dtype = precision_of(name)
     title, make, inputs, nfe = PEERS[name]
     torch.manual_seed(0)
     network = make().eval().requires_grad_(False).to(memory_format=torch.channels_last)
     args = tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs())
     count = operations(network, args)
-    with torch.inference_mode():
-        found = measured(lambda: network(*args))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = measured(lambda: network(*args), dtype)
     found["seconds"] *= nfe
     return {"name": title, "nfe": nfe, "gflop": count * nfe / 1e9, **found}
 
@@ -313,22 +325,22 @@ def write_folder(folder: Path, slices: int) -> None:
         ds.save_as(folder / f"{k + 1:04d}.dcm")
 
 
-def folder(slices: int) -> dict[str, Any]:
+def folder(slices: int, *options: str) -> dict[str, Any]:
     """`medidiff reconstruct` of a folder in a process of its own: the clock, its memory, and what run.json says.
 
     `start` is what a single slice takes beside being read, restored and written: loading the program and the model.
     """
-    one, row = reconstructed(1), reconstructed(slices)
+    one, row = reconstructed(1, *options), reconstructed(slices, *options)
     return row | {"start": one["seconds"] - sum(one[stage] for stage in STAGES)}
 
 
-def reconstructed(slices: int) -> dict[str, Any]:
+def reconstructed(slices: int, *options: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         scan, out = Path(place) / "scan", Path(place) / "out"
         scan.mkdir()
         write_folder(scan, slices)
         began = time.perf_counter()
-        usage = run_child([*CLI, "reconstruct", str(scan), "-o", str(out)], silent=True)
+        usage = run_child([*CLI, "reconstruct", str(scan), "-o", str(out), *options], silent=True)
         wall = time.perf_counter() - began
         record = json.loads((out / "run.json").read_text())
     stages = record["series"][0]["seconds"]
@@ -445,6 +457,9 @@ def texts(figures: dict[str, Any]) -> dict[str, str]:
         found["folder"] = folder_table(figures["folder"])
     if "linear" in figures:
         found["linear"] = folder_table(figures["linear"])
+    if "half" in figures:
+        found["half"] = peers_table(figures["half"]["peers"])
+        found["half folder"] = folder_table(figures["half"]["folder"])
     if "floor" in figures:
         found["floor"] = floor_text(figures["floor"])
     return found
@@ -470,6 +485,10 @@ def measure(part: str, slices: int) -> Any:
         return apart("floor")
     if part == "peers":
         return [shown(apart("ours", name)) for name in OURS] + [shown(apart("peer", name)) for name in PEERS]
+    if part == "half":
+        rows = [shown(apart("ours", name + HALF)) for name in IN_HALF]
+        rows += [shown(apart("peer", name + HALF)) for name in PEERS]
+        return {"peers": rows, "folder": [shown(folder(slices, "--precision", "bf16"))]}
     return [shown(folder(n)) for n in ((slices,) if part == "folder" else LINEAR)]
 
 
