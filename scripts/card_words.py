@@ -98,24 +98,24 @@ def _pet_rows(figures: dict[str, Any]) -> tuple[Row, ...]:
 
 
 PET_DATA = (
-    "torso phantoms of this project: 32, each reconstructed at 5 reduction factors, with a CT of the same body",
+    "torso phantoms of this project: 128, each reconstructed at 5 reduction factors, with a CT of the same body",
     "Soft-tissue-Sarcoma (TCIA; CC BY 3.0): FDG uptake of the tumours of 19 patients (IBSI validation set), pasted "
-    "into the phantoms, and one whole-body scan of another patient (GE Discovery ST), a quarter of the draws; cite the "
+    "into the phantoms, and one whole-body scan of another patient (GE Discovery ST), a fifth of the draws; cite the "
     "collection as its page asks",
     "tune, calibrate and test are other patients and other phantoms (pipelines/train_pet.csv, benchmarks/petbars)",
 )
 PET_SIMULATED = (
     "No measured low-count scan was used. Bodies of known uptake are projected with attenuation, scatter and randoms; "
     "counts are Poisson, 4e5 to 2e6 trues a slice for a full scan, thinned by 1.5 to 100; OSEM of 3 iterations and 21 "
-    "subsets without PSF, a 3 mm filter and up to 7 mm more. The answer that was learned is the reconstruction of the "
-    "expected counts of the same scanner; of the whole-body scan it holds that scan's own noise. Lesions are 6 to "
-    "37 mm, 2.5 to 8 times as hot as what surrounds them."
+    "subsets without PSF, detectors of 3.5 to 6 mm, a 3 mm filter and up to 7 mm more. The answer that was learned is "
+    "the reconstruction of the expected counts of the same scanner; of the whole-body scan it holds that scan's own "
+    "noise. Lesions are 6 to 37 mm, 2.5 to 8 times as hot as what surrounds them."
 )
 PET_LIMITS = (
     "Research use only. Not for diagnosis.",
     "Phantoms and simulated counts only: no measured low-count scan has judged it.",
     "Never seen: brain, infants, other tracers than FDG, reconstructions with time of flight or PSF, gated scans.",
-    "Local means over a Gaussian of 2 voxels are those of the scan: noise of such low frequencies stays in.",
+    "Local means over a Gaussian of 6 voxels are those of the scan: noise of such low frequencies stays in.",
     "Partial volume is not corrected.",
 )
 PET = Words(
