@@ -20,10 +20,6 @@ from medidiff import DISCLAIMER
 from medidiff.model import Card, Model, load, save
 from medidiff.seen import card_section
 
-EMBEDDED_THEN = {
-    "medidiff/weights/ct.safetensors": "runs/train_ct/best.safetensors"
-}  # what the fourth stage began with
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,10 +53,15 @@ def main() -> None:
 
 
 def stages(model: Model) -> list[dict[str, Any]]:
-    """Recipe and length of every stage of training, the first one first; `initial` of a recipe is the stage before."""
+    """Recipe and length of every stage of training, the first one first; `initial` of a recipe is the stage before.
+
+    An embedded model has them all in its card. A run that started from one must be embedded before another replaces it.
+    """
     facts = model.card.training
+    if "stages" in facts:
+        return list(facts["stages"])
     initial = facts["recipe"]["initial"]
-    return [*(stages(load(EMBEDDED_THEN.get(initial, initial))) if initial else []), facts]
+    return [*(stages(load(initial)) if initial else []), facts]
 
 
 def page(card: Card, sha256: str, size: int) -> str:
