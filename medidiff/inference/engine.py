@@ -62,9 +62,9 @@ def prepare(model: Model, engine: Engine = "torch", precision: Precision = "32")
     if engine == "openvino":
         denoiser.network, chosen = _by_openvino(denoiser.network, model.device, precision)
         return f"openvino, {chosen}"
-    forms = {"32": fused(denoiser.network), "bf16": in_bfloat16(denoiser.network)}
-    chosen = fastest(forms["32"], forms["bf16"], model) if precision == "auto" else precision
-    denoiser.network = forms[chosen]
+    network = denoiser.network
+    chosen = fastest(fused(network), in_bfloat16(network), model) if precision == "auto" else precision
+    denoiser.network = in_bfloat16(network) if chosen == "bf16" else fused(network)
     return f"torch{' fused' if isinstance(denoiser.network, FusedUNet) else ''}, {chosen}"
 
 
