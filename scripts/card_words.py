@@ -117,8 +117,8 @@ PET_LIMITS = (
     "Never seen: brain, infants, other tracers than FDG, reconstructions with time of flight or PSF, gated scans.",
     "Local means over a Gaussian of 6 voxels are those of the scan: noise of such low frequencies stays in.",
     "Partial volume is not corrected.",
-    "Lesions of 10 and 13 mm lose some 40 % of their SUVmean at a twentieth of the counts, no less than with a Gaussian "
-    "or MAP filter: small lesions cannot be judged in such an image. Of 22 of 17 mm and more one lost 38 %.",
+    "Lesions of 10 and 13 mm lose some 40 % of their SUVmean at a twentieth of the counts, no less than with a "
+    "Gaussian or MAP filter: small lesions cannot be judged in such an image. Of 22 of 17 mm and more one lost 38 %.",
     "At a quarter of the counts it is no better than MAP with the relative difference prior, in the measured scan "
     "worse.",
     "A CT gains nothing in phantoms and costs 0.1 to 0.6 dB of PSNR in the measured scan.",
