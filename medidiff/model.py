@@ -45,7 +45,7 @@ class Architecture(Settings):
 
     `unet` is a diffusion model of a slab; `redcnn` and `cnn10` are regressions of a slice, fixed by their papers.
     fold     how the image enters: pixels of fold_factor x fold_factor blocks, or Haar coefficients of 2 x 2 blocks
-    noise    the noise level as one number, or as a map of the slice as well
+    noise    the noise level as one number, or as a map of the slice (with 3 dimensions of the local activity) as well
     spread   whether the network gives a standard deviation with its mean
     anchor   pixels over which the local mean of the scan is kept (see Denoiser)
     dimensions   3: a block of slices at once, in units of its own local noise (medidiff.noise.activity)
@@ -87,8 +87,8 @@ class Architecture(Settings):
 
     @model_validator(mode="after")
     def _blocks_are_their_own_neighbours(self) -> Architecture:
-        if self.dimensions == 3 and (self.slab != 1 or self.noise == "map"):
-            raise ValueError("dimensions: 3 takes a block of slices at once: set slab: 1 and noise: number")
+        if self.dimensions == 3 and self.slab != 1:
+            raise ValueError("dimensions: 3 takes a block of slices at once: set slab: 1")
         if self.guide and self.dimensions != 3:
             raise ValueError("guide: true needs dimensions: 3")
         return self
@@ -204,6 +204,7 @@ class Model:
             r=torch.ones(1, device=self.device),
             colour=torch.tensor([activity.colour], dtype=torch.float32, device=self.device),
             null=torch.zeros(1, dtype=torch.bool, device=self.device),
+            noise_map=self._padded_block(activity.map) if self.architecture.noise == "map" else None,
             guide=self._padded_block(guide_of(guide)) if guide is not None and has_guide else None,
             facts=torch.from_numpy(facts_of(activity, spacing_mm, has_guide=has_guide))[None].to(self.device),
         )

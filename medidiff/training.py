@@ -427,7 +427,7 @@ def _start(settings: TrainSettings, alone: bool) -> State:
     denoiser = build(settings.architecture)
     if settings.initial:
         model = load(settings.initial)
-        if model.architecture.model_copy(update=_grown(settings.architecture)) != settings.architecture:
+        if not _grows(model.architecture, settings.architecture):
             raise ModelError(f"{settings.initial}: has another architecture than the recipe; make the two agree")
         denoiser.load_state_dict(_enlarged(model.denoiser.state_dict(), denoiser.state_dict()))
     optimiser = torch.optim.AdamW(
@@ -442,17 +442,20 @@ def _start(settings: TrainSettings, alone: bool) -> State:
     return state
 
 
-def _grown(architecture: Architecture) -> dict[str, Any]:
-    """What a recipe may add to the network that it starts from."""
-    return {"noise": architecture.noise, "spread": architecture.spread, "anchor": architecture.anchor}
+def _grows(old: Architecture, new: Architecture) -> bool:
+    """Whether the old weights fit, but for what a recipe may add to the network that it starts from."""
+    added = {"noise": new.noise, "spread": new.spread, "anchor": new.anchor, "blocks": new.blocks}
+    deeper = len(old.blocks) == len(new.blocks) and all(a <= b for a, b in zip(old.blocks, new.blocks, strict=True))
+    return deeper and old.model_copy(update=added) == new
 
 
 def _enlarged(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The old weights at the sizes of the new network; new inputs and outputs come last and start at 0."""
-    weights = {}
-    for name, value in new.items():
-        weights[name] = torch.zeros_like(value)
-        weights[name][tuple(slice(n) for n in old[name].shape)] = old[name]
+    """The old weights at the sizes of the new network, which answers as before: new inputs and outputs come last and
+    start at 0, new blocks keep their first weights, with which a block changes nothing."""
+    weights = dict(new)
+    for name, value in old.items():
+        weights[name] = torch.zeros_like(new[name])
+        weights[name][tuple(slice(n) for n in value.shape)] = value
     return weights
 
 

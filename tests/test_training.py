@@ -430,13 +430,13 @@ def test_the_spread_loss_is_least_at_the_standard_deviation_of_the_errors() -> N
     assert not losses.requires_grad
 
 
-def test_a_network_may_grow_a_noise_map_and_a_spread_and_answers_as_before(tmp_path: Path) -> None:
-    """New inputs and outputs start at zero; another width is refused."""
+def test_a_network_may_grow_a_noise_map_a_spread_and_blocks_and_answers_as_before(tmp_path: Path) -> None:
+    """New inputs and outputs start at zero, new blocks change nothing; another width and fewer blocks are refused."""
     run(recipe(tmp_path / "small", steps=2))
     small = load(tmp_path / "small" / training.BEST)
     grown = recipe(
         tmp_path / "grown",
-        architecture=TINY.model_copy(update={"noise": "map", "spread": True}),
+        architecture=TINY.model_copy(update={"noise": "map", "spread": True, "blocks": (1, 3)}),
         initial=tmp_path / "small" / training.BEST,
     )
     slab = 40 + 20 * torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1)).numpy()
@@ -445,6 +445,6 @@ def test_a_network_may_grow_a_noise_map_and_a_spread_and_answers_as_before(tmp_p
     mean, spread = state.denoiser.mean_and_spread(cond)  # type: ignore[union-attr]
     torch.testing.assert_close(mean, small.denoiser.mean(cond))
     torch.testing.assert_close(spread, torch.full_like(spread, float(cond.r)))
-    wider = recipe(tmp_path / "wide", architecture=Architecture(widths=(16, 32), blocks=(1, 1)), initial=grown.initial)
-    with pytest.raises(ModelError, match="another architecture"):
-        training._start(wider, alone=True)
+    for other in (Architecture(widths=(16, 32), blocks=(1, 1)), TINY.model_copy(update={"blocks": (0, 2)})):
+        with pytest.raises(ModelError, match="another architecture"):
+            training._start(recipe(tmp_path / "no", architecture=other, initial=grown.initial), alone=True)

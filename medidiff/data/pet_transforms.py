@@ -177,7 +177,7 @@ class RandGuided(Randomizable, Transform):
 
 
 class RandBlocksd(Randomizable, Transform):
-    """Whole volumes -> `blocks` random blocks in units of the local noise: `slab`, `target` (`guide`), each
+    """Whole volumes -> `blocks` random blocks in units of the local noise: `slab`, `target`, `noise_map` (`guide`), each
     (N, 1, slices, rows, columns); `facts` (N, F), `colour` (N, 2); `weight` like `slab` where lesions count more."""
 
     def __init__(self, settings: PetAugmentation) -> None:
@@ -186,6 +186,7 @@ class RandBlocksd(Randomizable, Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         activity, spacing = data["activity"], data["spacing_mm"]
         images = {"slab": data["low"][0] / activity.level, "target": data["target"][0] / activity.level}
+        images["noise_map"] = activity.map
         if "guide" in data:
             images["guide"] = guide_of(data["guide"][0])
         if self.settings.lesion_weight or self.settings.activity_power:

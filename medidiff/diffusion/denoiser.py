@@ -44,7 +44,8 @@ class Condition:
     r       (B,)              its noise level (standard deviation)
     colour  (B, 2)            how much noise survives 2- and 4-fold averaging (see medidiff.noise.level)
     null    (B,) bool         True: no condition, the slab is ignored
-    noise_map (B, 1, *spatial)  log2 of the local noise level relative to r; None: the same everywhere
+    noise_map (B, 1, *spatial)  log2 of the local noise level relative to r; None: the same everywhere. Of PET, whose
+                                unit is that level, half of log2 of the local activity in SUV
     guide     (B, 1, *spatial)  another image of the same anatomy; None: there is none
     facts     (B, F)            what else a network is told of the image; None: nothing
     """
@@ -203,7 +204,7 @@ class Denoiser(nn.Module):
         features = torch.stack([log_ratio / 2, is_mean, 1 - known, colour[:, 0], colour[:, 1]], dim=1)
         if cond.facts is not None:
             features = torch.cat([features, cond.facts], dim=1)
-        stacked = torch.cat([state, images, *self._map(y, cond), *self._guide(y, cond)], dim=1)
+        stacked = torch.cat([state, images, *self._guide(y, cond), *self._map(y, cond)], dim=1)
         if stacked.ndim == 4:
             stacked = stacked.contiguous(memory_format=torch.channels_last)
         out = self.network(stacked, features).to(stacked.dtype)  # the network alone may be in half precision

@@ -48,6 +48,11 @@ class Activity:
     colour: tuple[float, float]
     found: float
 
+    @property
+    def map(self) -> Array:
+        """Half of log2 of the local activity in SUV: what a network is told that works in units of `level`."""
+        return np.asarray(np.log2(self.level / np.float32(self.relative)) / 2, np.float32)
+
 
 def activity_of(volume: Array, spacing_mm: tuple[float, float, float]) -> Activity:
     """The noise of (slices, rows, columns) in SUV; spacing is that of slices, rows and columns, 0 for one slice."""

@@ -15,7 +15,9 @@ from medidiff.data.pet_dataset import BlockDataset
 from medidiff.data.pet_transforms import FALSE_HU, PetAugmentation
 from medidiff.data.pet_validation import judge_blocks, lesion_biases
 from medidiff.errors import InputError
+from medidiff.model import Architecture, Card, Model, build
 from medidiff.noise.activity import BODY_SUV, FACTS
+from medidiff.scaling import LinearScaling
 from medidiff.training import TrainSettings
 
 BODIES = PetBodies(torsos=1, slices=8, lesions=30, pasted=0, realisations=2, drf=(2, 50))
@@ -102,6 +104,24 @@ def test_the_noise_has_one_size_in_units_of_itself(case: PetCase) -> None:
     sizes = [float((s["slab"] - s["target"]).std()) for s in samples]
     assert 0.5 < np.median(sizes) < 2
     assert max(sizes) / min(sizes) < 6
+
+
+def test_training_shows_the_map_that_inference_shows(case: PetCase) -> None:
+    """The whole of a body as one block, nothing drawn: slab and map are those of `Model.block`."""
+    slices, rows, columns = case.target.shape
+    settings = PetAugmentation(
+        block=(slices, rows, columns), blocks=1, smoothing_share=0.0, scale=(1.0, 1.0), guide_share=0.0
+    )
+    one = replace(case, low=case.low[:1])
+    architecture = Architecture(dimensions=3, slab=1, widths=(4, 8), blocks=(1, 1), noise="map")
+    model = Model(build(architecture), LinearScaling("SUV", 0.0, 1.0), architecture, Card(name="tiny"))
+    samples = [BlockDataset([one], [], settings, seed=0)[k] for k in range(40)]
+    cond, _ = model.block(np.asarray(one.low[0], np.float32), one.spacing_mm, None)
+    assert cond.noise_map is not None
+    inside = tuple(slice(n) for n in case.target.shape)
+    unturned = [s for s in samples if np.allclose(s["slab"][0, 0], cond.slab[0, 0][inside], rtol=1e-4)]
+    assert unturned  # one in 32 is neither flipped nor turned
+    np.testing.assert_allclose(unturned[0]["noise_map"][0, 0], cond.noise_map[0, 0][inside], rtol=1e-4, atol=1e-5)
 
 
 def test_the_guide_is_absent_in_its_share_and_says_so(case: PetCase) -> None:

@@ -39,6 +39,14 @@ def test_the_level_follows_the_activity() -> None:
     np.testing.assert_allclose(air, found.relative * FLOOR_SUV, rtol=0.2)
 
 
+def test_the_map_is_the_local_activity() -> None:
+    """4 ** map is the SUV of what is even and large: muscle of 1 and liver of 2.5; the noise level does not matter."""
+    for relative in (0.1, 0.4):
+        found = 4 ** activity_of(noisy(body(), relative), SPACING).map
+        assert found[4:-4, 66:74, 60:68].mean() == pytest.approx(1.0, rel=0.06)
+        assert found[4:-4, 50:54, 30:34].mean() == pytest.approx(2.5, rel=0.1)
+
+
 def test_scaling_the_activity_scales_the_level() -> None:
     """Above the floor: twice the SUV, twice the noise, the same relative noise."""
     scan = noisy(body() + 2, 0.2)
