@@ -6,9 +6,8 @@ For every drawn sphere of the torsos of benchmarks/pet_bars.py: the signal-to-no
 bias of SUVmean, each against the noise-free reconstruction of the same scanner. The filter is the best of some
 Gaussians, in units of the local noise; the signal is the sphere in the noise-free image less what lies around it, and
 the noise what the low count adds, over the body. No observer that looks at the image alone, and has to find the sphere
-among thousands of places, can do much at a ratio below 4: chance alone makes dozens of foci that are as bright (they are
-counted as well). A mean over what is likely fades there, whoever computes it. Research
-use only, not for diagnosis.
+among thousands of places, can do much at a ratio below 4: chance alone makes dozens of foci that are as bright (they
+are counted as well). A mean over what is likely fades there, whoever computes it. Research use only, not for diagnosis.
 """
 
 from __future__ import annotations
@@ -126,9 +125,8 @@ def show(drf: float, found: list[Seen], peaks: NDArray[np.floating]) -> None:
     print(f"\nDRF {drf:g}: foci of chance in a torso: {told}")
     for size in sorted({round(one.diameter_mm) for one in found}):
         ratios = np.sort([one.ratio for one in found if round(one.diameter_mm) == size])
-        print(
-            f"  {size:3d} mm, {len(ratios):2d}: ratio median {np.median(ratios):5.1f}, {ratios[0]:.1f} to {ratios[-1]:.1f}"
-        )
+        spread = f"ratio median {np.median(ratios):5.1f}, {ratios[0]:.1f} to {ratios[-1]:.1f}"
+        print(f"  {size:3d} mm, {len(ratios):2d}: {spread}")
     names = list(found[0].bias)
     print("  spheres up to 17 mm by ratio: mean bias of SUVmean, %".ljust(60) + "".join(n.rjust(14) for n in names))
     for low, high in pairwise(BANDS):
