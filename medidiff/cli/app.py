@@ -21,6 +21,7 @@ VERBS = {  # each with its heading in --help
     "reconstruct": "Scans",
     "convert": "Scans",
     "demo": "Scans",
+    "review": "Scans",
     "simulate": "Research",
     "phantom": "Research",
     "run": "Research",
