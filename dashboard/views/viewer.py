@@ -34,7 +34,7 @@ def show() -> None:
     modality = case.main.modality
     viewer(
         panes,
-        layout=min(len(panes), 4) if len(panes) != 3 else 4,
+        layout=min(len(panes), 2),
         plane="axial",
         window=FIRST.get(modality, FIRST["CT"]),
         presets=PRESETS.get(modality, PRESETS["CT"]),

@@ -10,8 +10,8 @@ import streamlit as st
 
 from dashboard import state
 from dashboard.library import Case
-from dashboard.views import reconstructing, viewer
 from dashboard.thumbnails import thumbnail
+from dashboard.views import reconstructing, viewer
 from medidiff.errors import MedidiffError
 
 HIDDEN = "Folder names may say who a patient is; they are shown to you alone, and in no address."
@@ -37,7 +37,10 @@ def show() -> None:
         height=min(96 * len(table) + 40, 700),
         on_select="rerun",
         selection_mode="single-row",
-        column_config={"": st.column_config.ImageColumn("", width="small")},
+        column_config={
+            "": st.column_config.ImageColumn("", width="small"),
+            "Flags": st.column_config.Column(width="large"),
+        },
     )
     rows = picked["selection"]["rows"]  # type: ignore[index]
     case = cases[rows[0]] if rows else None

@@ -177,8 +177,9 @@ class RandGuided(Randomizable, Transform):
 
 
 class RandBlocksd(Randomizable, Transform):
-    """Whole volumes -> `blocks` random blocks in units of the local noise: `slab`, `target`, `noise_map` (`guide`), each
-    (N, 1, slices, rows, columns); `facts` (N, F), `colour` (N, 2); `weight` like `slab` where lesions count more."""
+    """Whole volumes -> `blocks` random blocks in units of the local noise: `slab`, `target`, `noise_map` (`guide`),
+    each (N, 1, slices, rows, columns); `facts` (N, F), `colour` (N, 2); `weight` like `slab` where lesions count
+    more."""
 
     def __init__(self, settings: PetAugmentation) -> None:
         self.settings = settings
