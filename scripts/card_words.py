@@ -34,7 +34,7 @@ CT_DATA = (
     "dead-leaves phantoms of this project (8 to 30 % of the samples)",
 )
 CT_SIMULATED = (
-    "No measured low-dose scan was used. In the last four stages 40 to 55 % of the draws are scans with all their own "
+    "No measured low-dose scan was used. In the last five stages 35 to 55 % of the draws are scans with all their own "
     "noise, and another noise of the same level and spectrum, fitted to the series, so arranged that input (5 to 40 % "
     "of the dose) and target have uncorrelated noise (recorrupted to recorrupted). The others are slices cleaned by "
     "non-local means and phantoms, with shapes of 3 to 300 HU drawn into tissue, through a random kernel with "
@@ -46,8 +46,8 @@ CT_LIMITS = (
     "Local means over a Gaussian of 4 pixels are those of the scan: they cannot drift, and what noise a scan has at "
     "such low frequencies stays in as faint blotches.",
     "The mean HU bias over test patients is below 1 HU but for bone, which comes out too dense under sharp kernels: by "
-    "1.8, 2.9 and 4.8 HU at a half, a quarter and a tenth of the dose, 8.1 HU in the worst patient.",
-    "Under smooth kernels at half the dose it is hardly better than a tuned BM3D (3 % in RMSE), in some "
+    "1.5, 2.3 and 3.7 HU at a half, a quarter and a tenth of the dose, 6.4 HU in the worst patient.",
+    "Under smooth kernels at half the dose it is hardly better than a tuned BM3D (4 % in RMSE), in some "
     "patients worse.",
     "More noise stays along strong edges than in even tissue: earlier stages learned from cleaned scans that kept it.",
     "Earlier weights were looked at on three test patients while the first stages of training were decided on; later "
