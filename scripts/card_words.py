@@ -53,7 +53,7 @@ CT_LIMITS = (
     "Earlier weights were looked at on three test patients while the first stages of training were decided on; later "
     "stages were decided on tune patients. The test figures may be slightly optimistic.",
     "Texture mode is a blend with the scan, because it has the noise of a higher dose and a posterior sample has not "
-    "(benchmarks/texture.py); along edges of organs under smooth kernels it is up to a quarter noisier than that dose.",
+    "(benchmarks/texture.py); under smooth kernels it is 10 to 30 % noisier than that dose, most along edges.",
     "Simulated noise is Gaussian per ray; photon starvation below about 5 % dose is not modelled.",
     "The uncertainty is calibrated on chests of six patients; what it covers on others is listed under uncertainty.",
 )
