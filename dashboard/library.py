@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dashboard.roots import inside, permitted
 from medidiff.errors import MedidiffError
 from medidiff.io.dicom import open_series, scan
@@ -26,6 +28,7 @@ from medidiff.units import Unit
 from medidiff.volume import Geometry, SliceSource
 
 RUN = "run.json"
+SAMPLED, BELOW_WATER_HU = 5, -100.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,13 +174,14 @@ def _dicom(series: Series) -> Image:
 
 
 def _nifti(path: Path) -> list[Image]:
-    """None where it is no image of a scan; the unit of a NIfTI file is HU where it reaches below water."""
+    """None where it is no image of a scan; the unit of a NIfTI file is HU where some slices reach below water."""
     try:
         source = open_nifti(path)
-        unit: Unit = "HU" if source.limits[0] < -100 else "SUV"
         geometry = source.geometry
+        lowest = min(float(source.read(k).min()) for k in np.linspace(0, geometry.n_slices - 1, SAMPLED).astype(int))
     except MedidiffError:
         return []
+    unit: Unit = "HU" if lowest < BELOW_WATER_HU else "SUV"
     spacing = (geometry.slice_spacing_mm, *geometry.pixel_spacing_mm)
     modality = {"HU": "CT", "SUV": "PT"}[unit]
     where = _key(str(path.parent))
