@@ -46,7 +46,9 @@ class Job:
         (folder / ASKED).write_text(json.dumps(asked), encoding="utf-8")
         self.folder, self.out, self._is_cancelled = folder, out, False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dashboard.jobs", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-P", "-m", "dashboard.jobs", str(folder)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     @property

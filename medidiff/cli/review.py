@@ -60,7 +60,7 @@ def review(
 
 
 def _command() -> list[str]:
-    return [sys.executable, "-m", "dashboard"]
+    return [sys.executable, "-P", "-m", "dashboard"]  # -P: not a folder of that name in the current one
 
 
 def _environment(paths: list[Path], roots: list[Path], host: str, port: int, token: str | None) -> dict[str, str]:

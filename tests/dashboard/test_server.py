@@ -32,9 +32,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from medidiff.cli import main; main()", "review", *arguments]
 
 
-def started(port: int, *arguments: str) -> subprocess.Popen[str]:
+def started(port: int, *arguments: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
     words = command(str(SAMPLE), "--no-browser", "--port", str(port), *arguments)
-    return subprocess.Popen(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    return subprocess.Popen(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd)
 
 
 def status(port: int, path: str, **headers: str) -> int:
@@ -152,6 +152,16 @@ def test_a_port_in_use_is_told(plain: int) -> None:
     )
     assert done.returncode == 2
     assert "choose another --port" in done.stderr
+
+
+def test_a_folder_of_the_same_name_is_not_run(tmp_path: Path) -> None:
+    """In the current folder lies somebody's own `dashboard`."""
+    (tmp_path / "dashboard").mkdir()
+    (tmp_path / "dashboard" / "__main__.py").write_text("raise SystemExit('the wrong one')")
+    port = free_port()
+    server = started(port, cwd=tmp_path)
+    assert str(port) in ready(server)
+    assert ended(server) == 0
 
 
 def test_the_server_goes_with_the_command() -> None:
