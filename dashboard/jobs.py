@@ -123,7 +123,7 @@ def run(folder: Path) -> None:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the server was started in the background
     try:
-        reconstruct(Path(asked["scan"]), Path(asked["out"]), Options(**asked["options"]), progress=tell)
+        reconstruct(Path(asked["scan"]), Path(asked["out"]), Options.of(**asked["options"]), progress=tell)
     except MedidiffError as error:
         write(Progress(last.done, last.total, "failed", str(error)))
     except KeyboardInterrupt:

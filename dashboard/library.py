@@ -1,7 +1,7 @@
 """What can be looked at: every CT and PET series in the given folders, and which of them belong together.
 
-A series has a key, a digest of where it lies and of its UID: keys go into addresses, paths and identifiers never do.
-A run of `medidiff reconstruct` is a folder with a run.json; its series are set beside the one they were made from,
+A series has a key, a digest of where it lies, when it was written and of its UID: keys go into addresses, paths and
+identifiers never do. A run of `medidiff reconstruct` is a folder with a run.json; its series are set beside the one they were made from,
 which is found by its UID among everything that is listed.
 """
 
@@ -105,25 +105,29 @@ class Library:
         self.roots = [Path(root) for root in roots]
         self.images: dict[str, Image] = {}
         self.problems: list[str] = []
-        self._records: list[tuple[Path, dict[str, Any]]] = []
+        self._records: dict[Path, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def add(self, path: Path) -> int:
-        """List a folder or a file; the number of images that are new. Raises InputError outside of the roots."""
+        """List a folder or a file, as it is now; the number of images that are new.
+
+        What was listed below it before and is gone, or was written anew, goes. Raises InputError outside of the roots.
+        """
         place = permitted(path, self.roots)
         found = {image.key: image for image in _images(place) if inside(image.place, self.roots)}
-        records = list(_records(place, self.problems)) if place.is_dir() else []
+        records, problems = _records(place) if place.is_dir() else ({}, [])
         with self._lock:
             new = found.keys() - self.images.keys()
-            self.images.update(found)
-            known = {folder for folder, _ in self._records}
-            self._records += [(folder, record) for folder, record in records if folder not in known]
+            elsewhere = {key: one for key, one in self.images.items() if not one.place.is_relative_to(place)}
+            self.images = elsewhere | found
+            self._records |= records
+            self.problems = list(dict.fromkeys([*self.problems, *problems]))
         return len(new)
 
     def cases(self) -> list[Case]:
         """One a reconstruction, and one a scan that nothing was made of; in a steady order."""
         with self._lock:
-            images, records = list(self.images.values()), list(self._records)
+            images, records = list(self.images.values()), list(self._records.items())
         made = [case for folder, record in records for case in _runs(folder, record, images)]
         used = {image.key for case in made for image in (case.scan, case.reconstruction, case.deviation) if image}
         alone = [Case(image) for image in images if image.key not in used]
@@ -159,7 +163,7 @@ def _images(place: Path) -> list[Image]:
 def _dicom(series: Series) -> Image:
     first = series.instances[0]
     return Image(
-        _key(str(first.path.parent), series.uid, str(series.n_slices)),
+        _key(str(first.path.parent), series.uid, str(series.n_slices), _written(first.path)),
         first.path.parent,
         series.modality,
         series.unit,
@@ -186,12 +190,12 @@ def _nifti(path: Path) -> list[Image]:
     modality = {"HU": "CT", "SUV": "PT"}[unit]
     where = _key(str(path.parent))
     n, rows, columns = geometry.shape
-    return [Image(_key(str(path)), path, modality, unit, n, (rows, columns), spacing, "", where)]
+    return [Image(_key(str(path), _written(path)), path, modality, unit, n, (rows, columns), spacing, "", where)]
 
 
-def _records(place: Path, problems: list[str]) -> list[tuple[Path, dict[str, Any]]]:
-    """Every run.json below a folder with what it says."""
-    found = []
+def _records(place: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+    """What every run.json below a folder says, by its folder; and what is wrong with others."""
+    found, problems = {}, []
     for path in sorted(place.rglob(RUN)):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -199,8 +203,8 @@ def _records(place: Path, problems: list[str]) -> list[tuple[Path, dict[str, Any
             problems.append("a run.json could not be read; run it again")
             continue
         if isinstance(record, dict) and str(record.get("format", "")).startswith("medidiff-run"):
-            found.append((path.parent, record))
-    return found
+            found[path.parent] = record
+    return found, problems
 
 
 def _runs(folder: Path, record: dict[str, Any], images: Sequence[Image]) -> list[Case]:
@@ -229,6 +233,11 @@ def _source(series: dict[str, Any], by_uid: dict[str, Image], images: Sequence[I
         return by_uid.get(uid)
     alike = [image for image in images if not image.uid and image.slices == series.get("n_slices")]
     return next((image for image in alike if image.fingerprint == wanted), None)
+
+
+def _written(path: Path) -> str:
+    """When: what was written anew is another image, and no old picture of it is shown."""
+    return str(path.stat().st_mtime_ns)
 
 
 def _key(*parts: str) -> str:

@@ -26,3 +26,12 @@ def permitted(path: Path, roots: Sequence[Path]) -> Path:
             "give another one, or start `medidiff review` with --root FOLDER"
         )
     return resolved
+
+
+def new_folder(path: Path, roots: Sequence[Path]) -> Path:
+    """Where a result may be written: dots and links followed, inside of the roots, in a folder that is there."""
+    resolved = path.expanduser().resolve()
+    permitted(resolved.parent, roots)
+    if not inside(resolved, roots):
+        raise InputError(f"{path}: lies outside of the folders of this dashboard; name a new folder inside of them")
+    return resolved

@@ -38,7 +38,8 @@ class Review:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Review:
         """As another process left it; an empty one where there is none."""
         asked = json.loads(environ.get(VARIABLE, "{}"))
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in asked.items()})
+        places = {name: [Path(place) for place in asked.pop(name, [])] for name in ("paths", "roots")}
+        return cls.of(**places, **asked)
 
     def environment(self) -> dict[str, str]:
         """What the server's process must be started with."""

@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard import state
 from dashboard.jobs import ACTIVE, Job
 from dashboard.library import Case
-from dashboard.roots import permitted
+from dashboard.roots import new_folder
 from medidiff.errors import InputError, MedidiffError
 
 MODES = ("quantitative", "texture", "uncertainty")
@@ -28,13 +28,13 @@ def ask(case: Case | None) -> None:
             return
         with st.form("reconstruct", border=False):
             mode = st.selectbox("Mode", MODES, key="mode")
-            strength = st.slider("Strength, %", 0, 100, 100, key="strength")
+            strength = st.slider("Strength, % (not for texture)", 0, 100, 100, key="strength")
             dose = st.number_input("Dose of the scan, as a fraction (texture)", 0.01, 1.0, 0.25, key="dose")
             out = st.text_input("New folder for the result", _suggested(scan.place), key="out")
             wanted = st.form_submit_button("Start", type="primary")
         if wanted:
-            options: dict[str, Any] = {"mode": mode, "strength": float(strength)}
-            options |= {"dose": float(dose)} if mode == "texture" else {}
+            knob = {"dose": float(dose)} if mode == "texture" else {"strength": float(strength)}
+            options: dict[str, Any] = {"mode": mode, **knob}
             options |= {"series": scan.uid} if scan.uid else {}
             _start(scan.place, Path(out.strip()), options)
 
@@ -48,7 +48,7 @@ def _suggested(place: Path) -> str:
 def _start(scan: Path, out: Path, options: dict[str, Any]) -> None:
     library = state.library()
     try:
-        folder = permitted(out.parent, library.roots) / out.name
+        folder = new_folder(out, library.roots)
         if any(job.out == folder and job.progress.state in ACTIVE for job in state.jobs().all):
             raise InputError(f"{out}: a reconstruction into it is under way; name another folder")
         state.jobs().start(scan, folder, options)

@@ -64,16 +64,9 @@ def _command() -> list[str]:
 
 
 def _environment(paths: list[Path], roots: list[Path], host: str, port: int, token: str | None) -> dict[str, str]:
-    """The settings, as dashboard/settings.py reads them; nothing imports the dashboard, it is only started."""
-    folders = roots or [path if path.is_dir() else path.parent for path in paths]
-    asked = {
-        "paths": [str(path.resolve()) for path in paths],
-        "roots": [str(folder.resolve()) for folder in folders],
-        "host": host,
-        "port": port,
-        "token": token,
-    }
-    return {**os.environ, "MEDIDIFF_REVIEW": json.dumps(asked)}
+    """What was asked, as dashboard/settings.py reads it; nothing imports the dashboard, it is only started."""
+    places = {"paths": [str(path) for path in paths], "roots": [str(root) for root in roots]}
+    return {**os.environ, "MEDIDIFF_REVIEW": json.dumps({**places, "host": host, "port": port, "token": token})}
 
 
 def _address(host: str, port: int, token: str | None) -> str:

@@ -77,6 +77,11 @@ def test_a_failed_job_says_why_in_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in failed.told
 
 
+def test_options_that_contradict_each_other_are_told(scan: Path, tmp_path: Path) -> None:
+    job = Jobs(tmp_path / "jobs").start(scan, tmp_path / "out", {"mode": "texture", "strength": 50.0})
+    assert "strength" in job.wait(60).told
+
+
 def test_a_killed_job_is_no_running_one(scan: Path, tmp_path: Path) -> None:
     """Killed by the system, it cannot say so itself."""
     job = Jobs(tmp_path / "jobs").start(scan, tmp_path / "out", {"method": "nlm"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from dashboard.library import Library
-from dashboard.roots import permitted
+from dashboard.roots import new_folder, permitted
 from dashboard.settings import Review
 from dashboard.volumes import Volumes
 from medidiff.errors import InputError
@@ -124,6 +125,35 @@ def test_files_behind_a_link_out_of_the_roots_are_not_listed(study: Path, tmp_pa
     (tmp_path / "root" / "away").symlink_to(study / "low_dose")
     listed = Library([tmp_path / "root"])
     listed.add(tmp_path / "root")
+    assert listed.images == {}
+
+
+def test_results_are_written_inside_of_the_roots_alone(tmp_path: Path) -> None:
+    """Neither dots nor a link lead out, whatever the last part of the path is."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    for path in (root / "..", root / ".." / "new", root / "link", tmp_path / "new", root / "absent" / "new"):
+        with pytest.raises(InputError):
+            new_folder(path, [root])
+    assert new_folder(root / "new", [root]) == root / "new"
+
+
+def test_a_file_that_was_written_anew_is_another_image(write_nifti_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """Its volume is the new one, and the old one is no longer listed; nor is one that was deleted."""
+    listed = Library([tmp_path])
+    volumes = Volumes(listed, tmp_path / "volumes")
+    (tmp_path / "volumes").mkdir()
+    seen = []
+    for value in (-500.0, -700.0):
+        path = write_nifti_scan(tmp_path / "scans" / "scan.nii", np.full((2, 8, 8), value))
+        os.utime(path, ns=(int(-value), int(-value)))
+        listed.add(tmp_path / "scans")
+        (key,) = listed.images
+        seen.append(float(nib.load(volumes.whole(key)).get_fdata().mean()))
+    assert seen == [-500.0, -700.0]
+    path.unlink()
+    listed.add(tmp_path / "scans")
     assert listed.images == {}
 
 
