@@ -1,8 +1,8 @@
 """What can be looked at: every CT and PET series in the given folders, and which of them belong together.
 
 A series has a key, a digest of where it lies, when it was written and of its UID: keys go into addresses, paths and
-identifiers never do. A run of `medidiff reconstruct` is a folder with a run.json; its series are set beside the one they
-were made from, which is found by its UID among everything that is listed.
+identifiers never do. A run of `medidiff reconstruct` is a folder with a run.json; its series are set beside the one
+they were made from, which is found by its UID among everything that is listed.
 """
 
 from __future__ import annotations
