@@ -16,6 +16,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class Review:
     """paths   folders and files to list; roots: folders outside of which nothing is read
     token     who comes from another machine must show it; None on loopback
+    database  URL of where reader studies are kept; None: there are none
     """
 
     paths: tuple[str, ...] = ()
@@ -23,16 +24,17 @@ class Review:
     host: str = "127.0.0.1"
     port: int = 8501
     token: str | None = None
+    database: str | None = None
 
     @classmethod
     def of(
         cls, paths: Sequence[Path], roots: Sequence[Path], host: str = "127.0.0.1", port: int = 8501,
-        token: str | None = None,
+        token: str | None = None, database: str | None = None,
     ) -> Review:  # fmt: skip
         """With absolute paths; without roots the given folders are the roots."""
         folders = [path if path.is_dir() else path.parent for path in paths]
         absolute = [tuple(str(p.resolve()) for p in some) for some in (paths, roots or folders)]
-        return cls(absolute[0], absolute[1], host, port, token)
+        return cls(absolute[0], absolute[1], host, port, token, database)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Review:

@@ -2,13 +2,16 @@
 
     KEY         an image of the library
     KEY-KEY     the first less the second, which lie on one grid: the zero-centred difference
+    ALIAS       an image, to somebody who must not know which
 
 A viewer asks for one slice first, which costs a few milliseconds, and for the whole volume behind it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +58,18 @@ class Volumes:
     def __init__(self, library: Library, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.library, self.folder, self.limit_bytes = library, folder, limit_bytes
         self._making: dict[str, threading.Lock] = {}
+        self._aliases: dict[str, str] = {}
+        self._secret = secrets.token_hex(16)
         self._lock = threading.Lock()
+
+    def alias(self, key: str, purpose: str) -> str:
+        """Another name of an image, for this purpose alone: who knows the image's own cannot tell what it is.
+
+        It holds until the server ends.
+        """
+        name = hashlib.sha256("\0".join((self._secret, purpose, key)).encode()).hexdigest()[:16]
+        self._aliases[name] = key
+        return name
 
     def middle(self, name: str) -> Path:
         """A NIfTI file of the middle slice at its place. Raises InputError for a name that the library lacks."""
@@ -64,16 +78,22 @@ class Volumes:
             k = source.geometry.n_slices // 2
             return Volume(source.read(k)[None], source.geometry.select(k, k + 1), source.unit)
 
-        return self._file(f"{name}.first.nii", name, one)
+        return self._file(self._own(name), ".first.nii", one)
 
     def whole(self, name: str) -> Path:
         """The NIfTI file of all slices. Raises InputError for a name that the library lacks."""
-        return self._file(f"{name}.nii", name, lambda source: source)
+        return self._file(self._own(name), ".nii", lambda source: source)
 
-    def _file(self, file: str, name: str, part: Callable[[SliceSource], SliceSource]) -> Path:
-        path = self.folder / file
+    def _own(self, name: str) -> str:
+        """With the images' own names in place of others."""
+        if not NAME.fullmatch(name):
+            raise InputError("no such image")
+        return "-".join(self._aliases.get(part, part) for part in name.split("-"))
+
+    def _file(self, name: str, end: str, part: Callable[[SliceSource], SliceSource]) -> Path:
+        path = self.folder / f"{name}{end}"
         with self._lock:
-            lock = self._making.setdefault(file, threading.Lock())
+            lock = self._making.setdefault(path.name, threading.Lock())
         with lock:  # two viewers that ask at once share one file
             if path.exists():
                 path.touch()
@@ -83,10 +103,8 @@ class Volumes:
         return path
 
     def source(self, name: str) -> SliceSource:
-        """The slices behind a name."""
-        if not NAME.fullmatch(name):
-            raise InputError("no such image")
-        images = [self._image(key) for key in name.split("-")]
+        """The slices behind a name. Raises InputError for one that the library lacks."""
+        images = [self._image(key) for key in self._own(name).split("-")]
         if len(images) == 1:
             return images[0].open()
         first, second = (image.open() for image in images)

@@ -14,7 +14,7 @@ import time
 import urllib.request
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +43,10 @@ def review(
         str | None,
         typer.Option(envvar="MEDIDIFF_TOKEN", help="Shared token; made anew where one is needed and none is given."),
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where reader studies are kept: sqlite:///FILE or postgresql://USER@HOST/NAME."),
+    ] = None,
 ) -> None:
     """Look at scans and reconstructions side by side in a browser.
 
@@ -54,19 +58,24 @@ def review(
             raise InputError(f"{place}: no such file or folder")
     if importlib.util.find_spec("dashboard") is None:
         raise UsageError("the dashboard is not installed: install medidiff from its wheel or its sources")
+    if database is not None:
+        from medidiff.results.database import open_database
+
+        open_database(database)
     _free(host, port)
     shared = token or (None if host in LOOPBACK else secrets.token_urlsafe(16))
-    _serve(_command(), _environment(places, root or [], host, port, shared), _address(host, port, shared), no_browser)
+    settings = {"host": host, "port": port, "token": shared, "database": database}
+    _serve(_command(), _environment(places, root or [], settings), _address(host, port, shared), no_browser)
 
 
 def _command() -> list[str]:
     return [sys.executable, "-P", "-m", "dashboard"]  # -P: not a folder of that name in the current one
 
 
-def _environment(paths: list[Path], roots: list[Path], host: str, port: int, token: str | None) -> dict[str, str]:
+def _environment(paths: list[Path], roots: list[Path], settings: dict[str, Any]) -> dict[str, str]:
     """What was asked, as dashboard/settings.py reads it; nothing imports the dashboard, it is only started."""
     places = {"paths": [str(path) for path in paths], "roots": [str(root) for root in roots]}
-    return {**os.environ, "MEDIDIFF_REVIEW": json.dumps({**places, "host": host, "port": port, "token": token})}
+    return {**os.environ, "MEDIDIFF_REVIEW": json.dumps({**places, **settings})}
 
 
 def _address(host: str, port: int, token: str | None) -> str:
