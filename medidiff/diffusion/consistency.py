@@ -1,0 +1,180 @@
+"""Guidance by measured data: denoisers whose estimate is pulled towards images that explain a measurement.
+
+    y = A x + n,  n ~ N(0, W^-1)        any linear A, W diagonal: the inverse variances of the measurement
+
+Each function wraps a denoiser and returns one, so that samplers never learn of it:
+
+    dds      a few conjugate-gradient steps on |x - x0|^2 + gamma |A x - y|_W^2 from x0      Chung et al. 2024
+    diffpir  the same minimum with gamma = sigma^2 / trust, solved to the end                Zhu et al. 2023
+    pigdm    x0 + sigma^2 J^T A^T (r^2 A A^T + W^-1)^-1 (y - A x0), J = d x0 / d x_sigma     Song et al. 2023
+    dps      x0 + step sigma^2 J^T A^T W (y - A x0)                                          Chung et al. 2023
+
+`pigdm` is exact where x | x_sigma is Gaussian with covariance r^2 I. The proximal two take the estimate for independent
+of x_sigma, and `dps` takes it for certain: on a Gaussian prior their samples spread too little. A denoiser that was
+conditioned on an image made of the same data counts these data twice: the spread of its samples is no uncertainty then.
+
+x, x0 are (B, *image), y and W (B, *data). Cost is counted in calls of A and of its adjoint (`Counting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medidiff.diffusion.denoiser import Denoise
+from medidiff.diffusion.views import column
+
+
+class Operator(Protocol):
+    """A linear map of batches and its exact transpose."""
+
+    def apply(self, x: Tensor) -> Tensor: ...
+
+    def adjoint(self, y: Tensor) -> Tensor: ...
+
+
+@dataclass(eq=False)
+class Counting:
+    """An operator that counts how often it was called, forward and back together."""
+
+    operator: Operator
+    calls: int = field(default=0, init=False)
+
+    def apply(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.operator.apply(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        self.calls += 1
+        return self.operator.adjoint(y)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Data `y` (B, *data) of `operator`, with inverse variances `weight` (B, *data), 0 where nothing was measured."""
+
+    operator: Operator
+    y: Tensor
+    weight: Tensor
+
+    def residual(self, x: Tensor) -> Tensor:
+        """`y - A x`."""
+        return self.y - self.operator.apply(x)
+
+    def back(self, z: Tensor) -> Tensor:
+        """`A^T W z`."""
+        return self.operator.adjoint(self.weight * z)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """`A^T W A x`."""
+        return self.back(self.operator.apply(x))
+
+    def chi_square(self, x: Tensor) -> Tensor:
+        """(B,) mean over measured rays of the squared residual in standard deviations; 1 for the truth."""
+        return _dot(self.residual(x) ** 2, self.weight) / (self.weight > 0).flatten(1).sum(1)
+
+
+def conjugate_gradients(
+    system: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, steps: int, tolerance: float = 1e-6
+) -> Tensor:
+    """Solve `system(x) = b` from `x`, each sample on its own; `system` is symmetric and positive definite.
+
+    Ends after `steps`, each one call of `system`, or when every residual has fallen below `tolerance` times |b|.
+    """
+    r = b - system(x) if bool(x.any()) else b
+    p, rho = r, _dot(r, r)
+    enough = tolerance**2 * _dot(b, b)
+    for _ in range(steps):
+        if bool((rho <= enough).all()):
+            break
+        q = system(p)
+        alpha = _ratio(rho, _dot(p, q))
+        x, r = x + column(alpha, x) * p, r - column(alpha, x) * q
+        rho, before = _dot(r, r), rho
+        p = r + column(_ratio(rho, before), x) * p
+    return x
+
+
+def dds(denoise: Denoise, data: Measurement, gamma: float, steps: int = 5) -> Denoise:
+    """Decomposed diffusion sampling (Chung, Lee and Ye 2024, arXiv:2303.05754, algorithm 3).
+
+    (I + gamma A^T W A) x = x0 + gamma A^T W y by `steps` of conjugate gradients from x0; few of them leave what the
+    data do not determine to the denoiser. `gamma` is a variance, in the units of x squared.
+    """
+
+    def guided(x_sigma: Tensor, sigma: Tensor) -> Tensor:
+        return _proximal(denoise(x_sigma, sigma), data, torch.full_like(sigma, gamma), steps)
+
+    return guided
+
+
+def diffpir(denoise: Denoise, data: Measurement, trust: float = 1.0, steps: int = 20) -> Denoise:
+    """The proximal step of DiffPIR (Zhu et al. 2023, arXiv:2305.08995, equation 13): gamma = sigma^2 / trust.
+
+    The data rule while the noise is high, the denoiser when it is low. The noise that DiffPIR adds anew is that of the
+    ancestral sampler.
+    """
+
+    def guided(x_sigma: Tensor, sigma: Tensor) -> Tensor:
+        return _proximal(denoise(x_sigma, sigma), data, sigma**2 / trust, steps)
+
+    return guided
+
+
+def pigdm(denoise: Denoise, data: Measurement, spread: Callable[[Tensor], Tensor], steps: int = 20) -> Denoise:
+    """Pseudoinverse guidance (Song et al. 2023, ICLR, equation 7) with a noisy measurement.
+
+    `spread` gives r^2 (B,), the variance that x is taken to have about x0, of sigma (B,); for data of variance c it is
+    sigma^2 c / (sigma^2 + c). The inverse is taken by conjugate gradients in the space of the image:
+    A^T (r^2 A A^T + W^-1)^-1 = (I + r^2 A^T W A)^-1 A^T W, which has no trouble with weights of 0.
+    """
+
+    def guided(x_sigma: Tensor, sigma: Tensor) -> Tensor:
+        with torch.enable_grad():
+            state = x_sigma.detach().requires_grad_()
+            x0 = denoise(state, sigma)
+        r2 = column(spread(sigma), x_sigma)
+        b = data.back(data.residual(x0.detach()))
+        z = conjugate_gradients(lambda p: p + r2 * data.normal(p), b, torch.zeros_like(b), steps)
+        (pull,) = torch.autograd.grad(x0, state, z)
+        return x0.detach() + column(sigma**2, x_sigma) * pull
+
+    return guided
+
+
+def dps(denoise: Denoise, data: Measurement, step: float = 1.0) -> Denoise:
+    """Diffusion posterior sampling (Chung et al. 2023, arXiv:2209.14687, equation 15) with the likelihood's own weight.
+
+    `step` 1 is the gradient of log p(y | x0_hat); with precise data it needs a ladder of very many levels, or a smaller
+    step, which the paper sets by trial.
+    """
+
+    def guided(x_sigma: Tensor, sigma: Tensor) -> Tensor:
+        with torch.enable_grad():
+            state = x_sigma.detach().requires_grad_()
+            x0 = denoise(state, sigma)
+        z = data.back(data.residual(x0.detach()))
+        (pull,) = torch.autograd.grad(x0, state, z)
+        return x0.detach() + step * column(sigma**2, x_sigma) * pull
+
+    return guided
+
+
+def _proximal(x0: Tensor, data: Measurement, gamma: Tensor, steps: int) -> Tensor:
+    """The x that minimises |x - x0|^2 + gamma |A x - y|_W^2, by `steps` from x0; gamma is (B,)."""
+    g = column(gamma, x0)
+    b = g * data.back(data.residual(x0))
+    return x0 + conjugate_gradients(lambda p: p + g * data.normal(p), b, torch.zeros_like(x0), steps)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, 0 where both have come to 0: a sample that is solved stays as it is."""
+    return torch.where(b > 0, a / b.clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(a))
