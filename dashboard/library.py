@@ -13,13 +13,16 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dashboard.roots import inside, permitted
 from medidiff.errors import MedidiffError
+from medidiff.evaluate.images import digest
 from medidiff.io.dicom import open_series, scan
 from medidiff.io.files import file_hash
 from medidiff.io.nifti import is_nifti_name, open_nifti
@@ -57,6 +60,11 @@ class Image:
     @property
     def uid(self) -> str:
         return "" if self.series is None else self.series.uid
+
+    @cached_property
+    def digest(self) -> str:
+        """What results call it by (medidiff.evaluate.images); of a NIfTI file all of it is read, once."""
+        return digest(self.uid or self.fingerprint)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -105,6 +113,7 @@ class Library:
         self.roots = [Path(root) for root in roots]
         self.images: dict[str, Image] = {}
         self.problems: list[str] = []
+        self.places: list[Path] = []
         self._records: dict[Path, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
@@ -121,6 +130,7 @@ class Library:
             elsewhere = {key: one for key, one in self.images.items() if not one.place.is_relative_to(place)}
             self.images = elsewhere | found
             self._records |= records
+            self.places = list(dict.fromkeys([*self.places, place]))
             self.problems = list(dict.fromkeys([*self.problems, *problems]))
         return len(new)
 
@@ -144,6 +154,44 @@ class Library:
             if other.key != image.key and not other.reason and other.unit == image.unit
             and grid is not None and (there := _grid(other)) is not None and grid.difference(there) is None
         ]  # fmt: skip
+
+    def fusable(self, image: Image) -> list[Image]:
+        """PET for a CT, CT for a PET: what lies over it in the same space of the patient, scans first.
+
+        That is the same FrameOfReferenceUID (PS3.3 C.7.4.1); for NIfTI files, which have none, the same folder.
+        """
+        cases = self.cases()
+        deviations = {case.deviation.key for case in cases if case.deviation}
+        made = {case.reconstruction.key for case in cases if case.reconstruction}
+        found = [
+            other for other in list(self.images.values())
+            if other.unit != image.unit and not other.reason and other.key not in deviations
+            and _are_in_one_space(image, other) and _overlap(image, other)
+        ]  # fmt: skip
+        return sorted(found, key=lambda other: (other.key in made, str(other.place)))
+
+
+def _are_in_one_space(one: Image, other: Image) -> bool:
+    if one.series is None or other.series is None:
+        return one.series is other.series and one.place.parent == other.place.parent
+    frame = one.series.frame_of_reference
+    return bool(frame) and frame == other.series.frame_of_reference
+
+
+def _overlap(one: Image, other: Image) -> bool:
+    """Whether the boxes around both have something in common; their sides are along x, y and z."""
+    boxes = [None if (grid := _grid(image)) is None else _box(grid) for image in (one, other)]
+    if boxes[0] is None or boxes[1] is None:
+        return False
+    (low, high), (lower, higher) = boxes[0], boxes[1]
+    return bool(np.all(low <= higher) and np.all(lower <= high))
+
+
+def _box(grid: Geometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest x, y, z in mm (LPS) of the voxels' centres."""
+    ends = [(0, n - 1) for n in grid.shape]
+    corners = grid.world(np.array(list(product(*ends))))
+    return corners.min(axis=0), corners.max(axis=0)
 
 
 def _grid(image: Image) -> Geometry | None:

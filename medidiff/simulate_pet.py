@@ -148,6 +148,11 @@ class Acquired:
     def n_slices(self) -> int:
         return self.volume.geometry.n_slices
 
+    @property
+    def grid(self) -> Geometry:
+        """Where the slices that are reconstructed lie: those of the volume, on other pixels around the same middle."""
+        return _regridded(self.volume.geometry, self._matrix, COARSE_MM)
+
     @cached_property
     def coarse(self) -> ParallelBeam:
         """The projector of the grid that is reconstructed."""
@@ -163,7 +168,7 @@ class Acquired:
     def counts(self, start: int, stop: int, drf: float | None = None) -> Sinograms:
         """Counts of slices start .. stop - 1 and what corrects them; `drf` in place of the scan's own."""
         drf, seeds = drf or self.scan.drf, range(start, stop)
-        means = self._means(start, stop)
+        means = self.means(start, stop)
         events = draw(means, [self._generator(k, 0) for k in seeds])
         low = thin(events, drf, self.scan.reduction, [self._generator(k, 1 + round(1000 * drf)) for k in seeds])
         return sinograms(means, low, drf, self.scan.reduction)
@@ -178,7 +183,7 @@ class Acquired:
 
     def ideal(self, progress: Progress = silent) -> Volume:
         """The same reconstruction of the expected counts: what the mean of many full scans would tend to."""
-        return self._image(lambda start, stop: without_noise(self._means(start, stop)), progress)
+        return self._image(lambda start, stop: without_noise(self.means(start, stop)), progress)
 
     def _image(self, data: Callable[[int, int], Sinograms], progress: Progress) -> Volume:
         self._prepare()
@@ -260,7 +265,8 @@ class Acquired:
         trues = (self._attenuation * self._line_integrals).sum(dtype=np.float64) / self.n_slices
         return float(self.scan.trues_per_slice / trues)
 
-    def _means(self, start: int, stop: int) -> Means:
+    def means(self, start: int, stop: int) -> Means:
+        """Expected counts of the full scan, of slices start .. stop - 1."""
         integrals, attenuation = self._line_integrals[start:stop], self._attenuation[start:stop]
         return expected(integrals, attenuation, self.calibration, self.scan.contamination, COARSE_MM)
 

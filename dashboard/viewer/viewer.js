@@ -9,535 +9,60 @@
  * superior, both in mm. In NiiVue's radiological convention u grows towards the left of the screen and v upwards: the
  * patient's left is on the right, and a face looks to the left.
  *
- * Positions are RAS millimetres here, as in NIfTI; readers and Python see LPS millimetres, as in DICOM.
+ *     space.js     places and planes              volume.js    files, and how they come
+ *     painting.js  colours of a slice             cell.js      one pane on the screen
+ *     drawings.js  regions and marks              viewer.js    what the panes share: view, tools, mouse and keys
  */
 
+import { Cell } from "./cell.js";
+import { Drawings, TOOLS } from "./drawings.js";
+import { element, setText } from "./page.js";
+import { PLANES, at, clamp, rounded, turned } from "./space.js";
+import { Source } from "./volume.js";
+
 const DISCLAIMER = "research use only, not for diagnosis";
-const RADIOLOGICAL = { isRadiologicalConvention: true, sliceType: 0 };
-const QUIET = {
-  interactive: false, isResizeCanvas: false, isOrientationTextVisible: false, dragAndDropEnabled: false,
-  crosshairWidth: 0, loadingText: "", logLevel: "error",
-};
-const PLANES = {
-  axial: { u: 0, v: 1, w: 2, letters: { left: "R", right: "L", top: "A", bottom: "P" }, key: "a" },
-  coronal: { u: 0, v: 2, w: 1, letters: { left: "R", right: "L", top: "S", bottom: "I" }, key: "c" },
-  sagittal: { u: 1, v: 2, w: 0, letters: { left: "A", right: "P", top: "S", bottom: "I" }, key: "g" },
-};
 const LAYOUTS = [1, 2, 4];
+const PANES = 6;
 const FIRST_WINDOW = { HU: [-160, 240], SUV: [0, 7] };
 const DIFFERENCE_REACH = { HU: 100, SUV: 1 };
 const DEVIATION_REACH = { HU: 50, SUV: 1 };
-const COLORMAPS = { image: "gray", difference: "medidiff_difference", deviation: "inferno" };
-// ColorBrewer's RdBu, as in the figures of medidiff: blue is negative, white is zero, red is positive.
-const DIFFERENCE = {
-  R: [5, 33, 67, 146, 209, 247, 253, 244, 214, 178, 103], G: [48, 102, 147, 197, 229, 247, 219, 165, 96, 24, 0],
-  B: [97, 172, 195, 222, 240, 247, 199, 130, 77, 43, 31], A: new Array(11).fill(255),
-  I: [0, 26, 51, 77, 102, 128, 153, 179, 204, 230, 255],
-};
+const FIRST_THRESHOLD = { HU: 10, SUV: 0.2 };
+const FIRST_HEAT = { range: [0, 5], opacity: 0.7 };
 const REPORT_MS = 500;
 const HOLD_MS = 300; // a space bar held longer than this swaps back when it is let go
 const CLICK_PX = 3; // a press that moved less sets the position instead of the window
-const PAINT_MS = 30;
 const NOTCH = 50; // a wheel's notch is one slice however large; a touchpad's small steps add up
 const PREFETCH_BYTES = 1.5e9; // images out of sight are fetched ahead up to this sum
 const HELP = [
   "wheel, arrows: slices; page up and down: ten; home, end: first and last",
   "left drag: window (right is wider, down is a higher level); shift or middle drag: move",
   "ctrl + wheel or right drag: zoom; double click or r: fit; click: set the position; x: lines",
-  "a, c, g: axial, coronal, sagittal; i: invert; shift + 1, 2, ...: presets",
+  "a, c, g: axial, coronal, sagittal; i: invert; shift + 1, 2, ...: presets; u: uncertainty",
   "one pane: 1 to 6: image; space: swap the first two (hold or press); s: swipe them",
-].join("\n");
+];
+const DRAWING_HELP = [
+  "o: circle; b: rectangle; f: freehand; l: line; m: mark: left drag or click draws; escape ends it",
+  "tool off: drag an edge to move it, click it to choose it; delete removes it; + and -: a mark's confidence",
+];
 
-// ---------------------------------------------------------------------------------------------------- small helpers
-
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
-const at = (affine, p) => affine.map((row) => row[0] * p[0] + row[1] * p[1] + row[2] * p[2] + row[3]);
-
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-
-function element(tag, className, parent, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  if (parent) parent.appendChild(made);
-  return made;
-}
-
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text; // unchanged text must cost no layout
-}
-
-function inverse(affine) {
-  const [[a, b, c, x], [d, e, f, y], [g, h, i, z]] = affine;
-  const determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
-  const rows = [
-    [e * i - f * h, c * h - b * i, b * f - c * e],
-    [f * g - d * i, a * i - c * g, c * d - a * f],
-    [d * h - e * g, b * g - a * h, a * e - b * d],
-  ].map((row) => row.map((value) => value / determinant));
-  return rows.map((row) => [...row, -(row[0] * x + row[1] * y + row[2] * z)]);
-}
-
-const column = (affine, axis) => affine.map((row) => row[axis]);
-const length = (vector) => Math.hypot(...vector);
-
-/** Which voxel axis runs along R, A and S: the assignment with the largest sum of cosines. */
-function voxelAxes(affine) {
-  const orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-  const cosine = (world, axis) => Math.abs(affine[world][axis]) / length(column(affine, axis));
-  const score = (order) => order.reduce((sum, axis, world) => sum + cosine(world, axis), 0);
-  return orders.reduce((best, order) => (score(order) > score(best) + 1e-9 ? order : best));
-}
-
-// ----------------------------------------------------------------------------------------------------------- volumes
-
-const TYPES = { 2: Uint8Array, 4: Int16Array, 8: Int32Array, 16: Float32Array, 512: Uint16Array, 64: Float64Array };
-
-/** A NIfTI-1 file in memory; `above` slices of the series lie before its first (a first.nii holds the middle one). */
-class Volume {
-  constructor(buffer, above = 0) {
-    const header = new DataView(buffer);
-    if (buffer.byteLength < 352 || header.getInt32(0, true) !== 348) throw new Error("it is no NIfTI file");
-    const Type = TYPES[header.getInt16(70, true)];
-    if (!Type) throw new Error("its data type is not supported");
-    this.dims = [0, 1, 2].map((axis) => header.getInt16(42 + 2 * axis, true));
-    this.slope = header.getFloat32(112, true) || 1;
-    this.intercept = header.getFloat32(116, true) || 0;
-    this.affine = [0, 1, 2].map((row) => [0, 1, 2, 3].map((k) => header.getFloat32(280 + 16 * row + 4 * k, true)));
-    if (header.getInt16(254, true) < 1) throw new Error("it says nothing of its place in the patient");
-    const count = this.dims[0] * this.dims[1] * this.dims[2];
-    const start = header.getFloat32(108, true);
-    if (buffer.byteLength < start + count * Type.BYTES_PER_ELEMENT) throw new Error("it came incomplete");
-    this.data = new Type(buffer, start, count);
-    this.above = above;
-    this.toVoxel = inverse(this.affine);
-    this.axes = voxelAxes(this.affine);
-    this.strides = [1, this.dims[0], this.dims[0] * this.dims[1]];
-    this.serial = Volume.count = (Volume.count || 0) + 1;
-  }
-
-  /** The display axes of a plane: voxel axis, size, step in mm, direction along the world's axis, middle in mm. */
-  axis(world) {
-    const axis = this.axes[world];
-    const middle = at(this.affine, this.dims.map((n) => (n - 1) / 2));
-    const vector = column(this.affine, axis);
-    const sign = Math.sign(vector[world]) || 1;
-    return { axis, size: this.dims[axis], step: length(vector), sign, middle: middle[world] };
-  }
-
-  frame(plane) {
-    return { u: this.axis(PLANES[plane].u), v: this.axis(PLANES[plane].v), w: this.axis(PLANES[plane].w) };
-  }
-
-  voxel(mm) {
-    return at(this.toVoxel, mm);
-  }
-
-  /** The voxel that a position lies in, or null outside. */
-  inside(mm) {
-    const voxel = this.voxel(mm).map(Math.round);
-    return voxel.every((k, axis) => k >= 0 && k < this.dims[axis]) ? voxel : null;
-  }
-
-  value(mm) {
-    const voxel = this.inside(mm);
-    if (!voxel) return null;
-    return this.slope * this.data[voxel[0] + voxel[1] * this.strides[1] + voxel[2] * this.strides[2]] + this.intercept;
-  }
-
-  /** Gives `colours` of every pixel of a slice to `out`, u fastest, both axes in the direction of the display. */
-  colour(plane, index, out, colours) {
-    const { u, v, w } = this.frame(plane);
-    const [du, dv] = [u, v].map((a) => a.sign * this.strides[a.axis]);
-    const corner = [u, v].reduce((sum, a) => sum + (a.sign < 0 ? (a.size - 1) * this.strides[a.axis] : 0), 0);
-    const { data } = this;
-    let row = index * this.strides[w.axis] + corner;
-    for (let to = 0; to < out.length; row += dv) {
-      for (let k = 0, from = row; k < u.size; k += 1, from += du) out[to++] = colours(data[from]);
-    }
-  }
-}
-
-/** An empty slice in display axes as a NIfTI file: what NiiVue has to know of its size and place. */
-function sliceFile({ u, v, w }) {
-  const buffer = new ArrayBuffer(352 + u.size * v.size);
-  const header = new DataView(buffer);
-  header.setInt32(0, 348, true);
-  [3, u.size, v.size, 1, 1, 1, 1, 1].forEach((n, k) => header.setInt16(40 + 2 * k, n, true));
-  header.setInt16(70, 2, true);
-  header.setInt16(72, 8, true);
-  [1, u.step, v.step, w.step, 1, 1, 1, 1].forEach((n, k) => header.setFloat32(76 + 4 * k, n, true));
-  header.setFloat32(108, 352, true);
-  header.setFloat32(112, 1, true);
-  header.setUint8(123, 2); // mm
-  header.setInt16(254, 1, true);
-  const origin = (a) => a.middle - (a.step * (a.size - 1)) / 2;
-  const rows = [[u.step, 0, 0, origin(u)], [0, v.step, 0, origin(v)], [0, 0, w.step, 0]];
-  rows.forEach((row, r) => row.forEach((n, k) => header.setFloat32(280 + 16 * r + 4 * k, n, true)));
-  [0x6e, 0x2b, 0x31, 0].forEach((n, k) => header.setUint8(344 + k, n));
-  return buffer;
-}
-
-/** Stored value -> colour as a 32-bit number; for whole numbers from a table, which is fast. */
-function colouring(volume, [low, high], palette) {
-  const { slope, intercept } = volume;
-  const factor = 255 / (high - low);
-  const direct = (stored) => palette[clamp(Math.round((slope * stored + intercept - low) * factor), 0, 255) | 0];
-  if (!(volume.data instanceof Int16Array)) return direct;
-  const table = Uint32Array.from({ length: 65536 }, (_, k) => direct(k - 32768));
-  return (stored) => table[stored + 32768];
-}
-
-// ----------------------------------------------------------------------------------------------------------- loading
-
-/** The bytes of an address; `tell` hears of the part that has come, where the server says how much there is. */
-async function download(url, signal, tell) {
-  let answer;
-  try {
-    answer = await fetch(url, { signal });
-  } catch (error) {
-    if (signal.aborted) throw error;
-    throw new Error("the server does not answer");
-  }
-  if (!answer.ok) throw new Error(`the server says ${answer.status}`);
-  const total = Number(answer.headers.get("Content-Length"));
-  if (!total || answer.headers.get("Content-Encoding")) return answer.arrayBuffer();
-  const bytes = new Uint8Array(total);
-  const reader = answer.body.getReader();
-  let filled = 0;
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    if (filled + part.value.length > total) throw new Error("it came incomplete");
-    bytes.set(part.value, filled);
-    filled += part.value.length;
-    tell(filled / total);
-  }
-  if (filled < total) throw new Error("it came incomplete");
-  return bytes.buffer;
-}
-
-/** An image that may be shown: nothing yet, its middle slice, or all of it; or the sentence that says why not. */
-class Source {
-  constructor(pane, token, signal, changed) {
-    Object.assign(this, { pane, signal, changed, volume: null, state: "loading", error: "", part: 0 });
-    this.query = token ? `?token=${encodeURIComponent(token)}` : "";
-    this.address = `/review/volumes/${encodeURIComponent(pane.volume)}`;
-  }
-
-  first() {
-    const middle = Math.floor((this.pane.slices || 1) / 2);
-    this.firstTask ||= this.load(`${this.address}/first.nii`, middle, "first");
-    return this.firstTask;
-  }
-
-  whole() {
-    this.wholeTask ||= this.first().then(() => this.state !== "error" && this.load(`${this.address}.nii`, 0, "ready"));
-    return this.wholeTask;
-  }
-
-  async load(url, above, state) {
-    try {
-      const buffer = await download(url + this.query, this.signal, (part) => this.heard(state, part));
-      this.volume = new Volume(buffer, above);
-      this.state = state;
-    } catch (error) {
-      if (this.signal.aborted) return;
-      this.state = "error";
-      this.error = `“${this.pane.title}” could not be loaded: ${error.message}.`;
-    }
-    this.changed();
-  }
-
-  heard(state, part) {
-    const percent = Math.floor(100 * part);
-    if (state !== "ready" || percent === this.part) return;
-    this.part = percent;
-    this.changed();
-  }
-
-  get bytes() {
-    return this.volume ? this.volume.strides[2] * this.pane.slices * this.volume.data.BYTES_PER_ELEMENT : 0;
-  }
-
-  /** Slices of the plane, and where position `mm` lies among them; null where this volume has no such slice. */
-  place(plane, mm) {
-    const { w } = this.volume.frame(plane);
-    const isPart = this.state !== "ready" && this.pane.slices > 1;
-    if (isPart && w.axis !== 2) return null;
-    const wanted = Math.round(this.volume.voxel(mm)[w.axis]);
-    const index = clamp(wanted, 0, w.size - 1);
-    const total = isPart ? this.pane.slices : w.size;
-    return { index, number: this.volume.above + index, total, isThere: !isPart || wanted === index };
-  }
-}
-
-// ------------------------------------------------------------------------------------------------------------- cells
-
-/** One place on the screen: a canvas with its NiiVue instance, and the words around it. */
-class Cell {
-  constructor(grid, viewer) {
-    Object.assign(this, { viewer, image: 0, images: new Map(), drawn: "", content: "", error: "" });
-    this.root = element("div", "cell", grid);
-    const bar = element("div", "bar", this.root);
-    this.choice = element("select", "title", bar);
-    this.choice.addEventListener("change", () => viewer.choose(this, Number(this.choice.value)));
-    this.range = element("span", "range", bar);
-    this.body = element("div", "body", this.root);
-    this.canvas = element("canvas", "", this.body);
-    this.lines = { u: element("i", "line upright", this.body), v: element("i", "line level", this.body) };
-    this.letters = ["left", "right", "top", "bottom"].map((side) => [side, element("b", side, this.body)]);
-    this.bar = element("div", "scale", this.body);
-    this.barText = element("span", "", this.bar);
-    this.note = element("div", "note", this.body);
-    this.status = element("div", "status", this.root);
-    // One after the other, with a pause in which the browser paints: NiiVue compiles its shaders for a second where
-    // there is no graphics card, and the first pane should not wait for the fourth.
-    this.ready = viewer.starting = viewer.starting.then(() => this.start()).then(() => pause(PAINT_MS));
-  }
-
-  async start() {
-    if (this.viewer.isGone) return;
-    try {
-      const { Niivue, NVImage } = await this.viewer.library;
-      this.NVImage = NVImage;
-      const nv = new Niivue({ ...QUIET, ...RADIOLOGICAL });
-      await nv.attachToCanvas(this.canvas, false);
-      nv.addColormap(COLORMAPS.difference, DIFFERENCE);
-      this.nv = nv; // not before: until it is attached, drawing with it does nothing
-    } catch (error) {
-      this.error = `This browser cannot show images: ${error.message}`;
-    }
-    this.canvas.addEventListener("webglcontextlost", () => this.lost());
-    this.viewer.redraw();
-  }
-
-  lost() {
-    if (this.viewer.isGone) return;
-    this.error = "The browser took the graphics memory away: reload the page.";
-    this.viewer.redraw();
-  }
-
-  get source() {
-    return this.viewer.sources[this.image];
-  }
-
-  get isVisible() {
-    return !this.root.hidden;
-  }
-
-  resize() {
-    const ratio = window.devicePixelRatio || 1;
-    this.width = this.body.clientWidth;
-    this.height = this.body.clientHeight;
-    const [width, height] = [Math.round(this.width * ratio), Math.round(this.height * ratio)];
-    if (this.canvas.width === width && this.canvas.height === height) return;
-    this.canvas.width = width; // this clears the canvas, so the next frame must draw
-    this.canvas.height = height;
-    this.drawn = "";
-  }
-
-  /** Pixels a millimetre at which the whole slice just fits. */
-  fit() {
-    const { u, v } = this.source.volume.frame(this.viewer.view.plane);
-    return Math.min(this.width / (u.size * u.step), this.height / (v.size * v.step));
-  }
-
-  /** Screen (CSS pixels of the canvas) of display position (u, v), and back. */
-  screen(u, v) {
-    const { centre, scale } = this.viewer.pose();
-    return [this.width / 2 - (u - centre[0]) * scale, this.height / 2 - (v - centre[1]) * scale];
-  }
-
-  display(x, y) {
-    const { centre, scale } = this.viewer.pose();
-    return [centre[0] - (x - this.width / 2) / scale, centre[1] - (y - this.height / 2) / scale];
-  }
-
-  /** RAS mm of a screen position, in the slice on screen. */
-  position(x, y) {
-    const { volume } = this.source;
-    const { plane, mm } = this.viewer.view;
-    const { u, v, w } = volume.frame(plane);
-    const [pu, pv] = this.display(x, y);
-    const voxel = [0, 0, 0];
-    voxel[u.axis] = (u.size - 1) / 2 + (u.sign * (pu - u.middle)) / u.step;
-    voxel[v.axis] = (v.size - 1) / 2 + (v.sign * (pv - v.middle)) / v.step;
-    voxel[w.axis] = clamp(Math.round(volume.voxel(mm)[w.axis]), 0, w.size - 1);
-    return at(volume.affine, voxel);
-  }
-
-  /** Display (u, v) of a position. */
-  project(mm) {
-    const { volume } = this.source;
-    const { u, v } = volume.frame(this.viewer.view.plane);
-    const voxel = volume.voxel(mm);
-    return [u, v].map((a) => a.middle + a.sign * a.step * (voxel[a.axis] - (a.size - 1) / 2));
-  }
-
-  /** Draws what changed; says whether the canvas was drawn. */
-  draw() {
-    const { plane, mm } = this.viewer.view;
-    const place = this.source.volume && mm && this.source.place(plane, mm);
-    this.describe(place);
-    if (!place || !this.nv || this.error || !this.width) return this.blank(place);
-    const { volume, pane } = this.source;
-    const frame = volume.frame(plane);
-    const image = this.geometry(frame);
-    if (!image) return false;
-    const { range, isInverted } = this.viewer.look(pane);
-    const { centre, scale } = this.viewer.pose();
-    const content = [volume.serial, plane, place.index, range, isInverted, pane.kind].join();
-    const wanted = [content, centre, scale].join();
-    if (wanted === this.drawn) return false;
-    this.canvas.style.visibility = "";
-    if (this.nv.volumes[0] !== image) this.take(image);
-    if (this.content !== content) this.colour(frame, place.index, range, isInverted);
-    this.pan(image, frame, centre, scale);
-    this.nv.opts.backColor = isInverted ? [1, 1, 1, 1] : [0, 0, 0, 1];
-    this.nv.drawScene();
-    this.content = content;
-    this.drawn = wanted;
-    return true;
-  }
-
-  blank(place) {
-    if (!place) this.canvas.style.visibility = "hidden";
-    this.drawn = "";
-    return false;
-  }
-
-  /** NiiVue's image of a slice's size and place, which all volumes of one grid share; null until it is made. */
-  geometry(frame) {
-    const name = JSON.stringify([frame.u, frame.v].map(({ size, step, middle }) => [size, step, middle]));
-    if (!this.images.has(name)) {
-      this.images.set(name, null);
-      this.NVImage.new(sliceFile(frame), "slice.nii", "gray", 1, null, 0, 1).then((image) => {
-        this.images.set(name, image);
-        this.viewer.redraw();
-      });
-    }
-    return this.images.get(name);
-  }
-
-  /** Lets NiiVue make its texture for another geometry. */
-  take(image) {
-    this.nv.volumes = [image];
-    this.nv.setVolume(image, 0);
-    this.content = "";
-  }
-
-  /** NiiVue's pan and zoom: it enlarges about the origin of the millimetres, not about the middle of the screen. */
-  pan(image, frame, centre, scale) {
-    const zoom = scale / this.fit();
-    const middle = [0, 1].map((k) => (image.extentsMinOrtho[k] + image.extentsMaxOrtho[k]) / 2);
-    const shown = [middle[0] + centre[0] - frame.u.middle, middle[1] + centre[1] - frame.v.middle];
-    this.nv.scene.pan2Dxyzmm = [middle[0] - shown[0] * zoom, middle[1] - shown[1] * zoom, 0, zoom];
-    this.nv.scene.crosshairPos = [0.5, 0.5, 0.5];
-  }
-
-  /** Colours the slice and puts it into NiiVue's texture. */
-  colour(frame, index, range, isInverted) {
-    const [width, height] = [frame.u.size, frame.v.size];
-    if (this.pixels?.length !== width * height) this.pixels = new Uint32Array(width * height);
-    const { volume } = this.source;
-    volume.colour(this.viewer.view.plane, index, this.pixels, this.colours(volume, range, isInverted));
-    const { gl } = this.nv;
-    gl.activeTexture(gl.TEXTURE0);
-    gl.bindTexture(gl.TEXTURE_3D, this.nv.volumeTexture);
-    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 4);
-    const bytes = new Uint8Array(this.pixels.buffer);
-    gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, 0, width, height, 1, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
-  }
-
-  colours(volume, range, isInverted) {
-    const name = [volume.serial, range, isInverted, this.source.pane.kind].join();
-    if (this.coloursName !== name) {
-      const map = this.nv.colormap(COLORMAPS[this.source.pane.kind] || "gray", isInverted);
-      const palette = new Uint32Array(Uint8Array.from(map, (level, k) => (k % 4 === 3 ? 255 : level)).buffer);
-      this.lastColours = colouring(volume, range, palette);
-      this.coloursName = name;
-    }
-    return this.lastColours;
-  }
-
-  // ------------------------------------------------------------------------------------------------ words and lines
-
-  describe(place) {
-    const { source, viewer } = this;
-    this.root.dataset.state = this.error ? "error" : source.state;
-    this.root.dataset.image = this.image;
-    this.root.dataset.slice = place ? place.number : "";
-    this.choice.value = String(this.image);
-    setText(this.note, this.error || source.error || this.waiting(place));
-    setText(this.range, this.words(viewer.look(source.pane).range));
-    setText(this.status, place ? this.reading(place) : " ");
-    this.root.classList.toggle("pale", viewer.look(source.pane).isInverted);
-    this.letters.forEach(([side, node]) => setText(node, PLANES[viewer.view.plane].letters[side]));
-    if (source.volume && viewer.view.mm && this.width) this.measure();
-  }
-
-  waiting(place) {
-    if (this.source.state === "ready") return "";
-    const part = this.source.part ? ` ${this.source.part} %` : "";
-    if (!place) return `loading${part}`;
-    return place.isThere ? "" : `this slice is being loaded${part}`;
-  }
-
-  words([low, high]) {
-    const digits = this.source.pane.unit === "HU" ? 0 : 1;
-    const show = (value) => value.toFixed(digits);
-    const { kind, unit } = this.source.pane;
-    if (kind === "difference") return `±${high.toFixed(digits ? 2 : 0)} ${unit}`;
-    if (kind === "deviation" || unit === "SUV") return `${show(low)} to ${show(high)} ${unit}`;
-    return `W ${show(high - low)} L ${show((low + high) / 2)}`;
-  }
-
-  /** "slice 151/300   x -12.3  y 40.1  z 7.0 mm   -43 HU", in DICOM's LPS millimetres. */
-  reading(place) {
-    const mm = this.viewer.hover || this.viewer.view.mm;
-    const [x, y, z] = [-mm[0], -mm[1], mm[2]].map((value) => (Math.abs(value) < 0.05 ? 0 : value).toFixed(1));
-    const value = place.isThere ? this.source.volume.value(mm) : null;
-    const digits = this.source.pane.unit !== "HU" ? 2 : Number.isInteger(value) ? 0 : 1;
-    const isOutside = value === null || Number.isNaN(value);
-    const said = isOutside ? "outside" : `${value.toFixed(digits)} ${this.source.pane.unit}`;
-    const loading = this.source.state === "first" ? `   loading ${this.source.part} %` : "";
-    return `slice ${place.number + 1}/${place.total}   x ${x}  y ${y}  z ${z} mm   ${said}${loading}`;
-  }
-
-  /** The lines through the position, and a bar of a round number of millimetres. */
-  measure() {
-    const { mm } = this.viewer.view;
-    const { scale } = this.viewer.pose();
-    const [x, y] = this.screen(...this.project(mm));
-    this.lines.u.style.transform = `translateX(${Math.round(x)}px)`;
-    this.lines.v.style.transform = `translateY(${Math.round(y)}px)`;
-    const fitting = [1, 2, 5, 10, 20, 50, 100, 200].filter((size) => size * scale <= 0.3 * this.width);
-    const size = fitting.length ? fitting[fitting.length - 1] : 1;
-    this.bar.style.width = `${size * scale}px`;
-    setText(this.barText, `${size} mm`);
-  }
-
-  dispose() {
-    if (!this.nv) return;
-    this.nv.cleanup();
-    this.canvas.getContext("webgl2")?.getExtension("WEBGL_lose_context")?.loseContext();
-  }
-}
 
 // ------------------------------------------------------------------------------------------------------------ viewer
 
 class Viewer {
   constructor(component, root) {
-    Object.assign(this, { component, root, cells: [], sources: [], hover: null, isGone: false, frames: 0 });
+    Object.assign(this, { component, root, cells: [], panes: [], sources: new Map(), hover: null, frames: 0 });
+    this.isGone = false;
+    this.drawings = new Drawings(this);
     this.starting = Promise.resolve();
     this.abort = new AbortController();
     this.library = import(new URL(`./niivue.js${new URL(import.meta.url).search}`, import.meta.url).href);
     this.library.catch(() => {}); // each cell says so
     const { data } = component;
-    const isPet = data.modality === "PT";
     this.view = {
       plane: data.plane in PLANES ? data.plane : "axial", layout: data.layout, mm: null, poses: {}, windows: {},
-      isInverted: isPet, isSwiping: false, swipe: 0.5, areLinesShown: true,
+      isTurned: false, isSwiping: false, swipe: 0.5, areLinesShown: true,
+      strength: 100, isTinted: false, thresholds: { ...FIRST_THRESHOLD }, heat: { ...FIRST_HEAT },
     };
     this.build();
     this.take(data);
@@ -550,10 +75,14 @@ class Viewer {
   build() {
     this.root.tabIndex = 0;
     this.tools = element("div", "tools", this.root);
+    this.more = element("div", "tools", this.root);
+    this.layerTools = element("span", "group", this.more);
+    this.drawingTools = element("span", "group", this.more);
     this.grid = element("div", "grid", this.root);
     this.divider = element("div", "divider", this.grid);
     element("div", "disclaimer", this.root, DISCLAIMER);
     this.buttons = [];
+    this.fields = [];
     for (const n of LAYOUTS) {
       this.button(`${n}`, `${n} at a time`, () => this.setLayout(n), () => this.view.layout === n);
     }
@@ -563,11 +92,102 @@ class Viewer {
     }
     this.gap();
     this.presets = element("span", "presets", this.tools);
-    this.button("invert", "key i", () => this.invert(), () => this.view.isInverted);
+    this.button("invert", "key i", () => this.invert(), () => this.isInverted(this.mainUnit));
     this.button("swipe", "key s, one pane", () => this.toggleSwipe(), () => this.isSwiping);
     this.button("fit", "key r", () => this.fit(), () => false);
-    element("span", "help", this.tools, "?").title = HELP;
+    this.help = element("span", "help", this.tools, "?");
+    this.buildLayerTools();
+    this.buildDrawingTools();
     this.listen();
+  }
+
+  /** How images lie on one another: each part is there where a pane has what it needs. */
+  buildLayerTools() {
+    const { view } = this;
+    const percent = () => ({ min: 0, max: 100, step: 1 });
+    const blend = element("span", "part", this.layerTools, "strength");
+    this.slider(blend, "of what was changed", percent, () => view.strength, (value) => this.setStrength(value));
+    this.figure(blend, () => `${view.strength} %`);
+
+    const tint = element("span", "part", this.layerTools);
+    const words = "key u: tint where the standard deviation reaches";
+    this.button("uncertainty", words, () => this.tint(), () => view.isTinted, tint);
+    const limits = () => {
+      const max = DEVIATION_REACH[this.tintUnit] || 1;
+      return { min: 0, max, step: max / 100 };
+    };
+    const set = (value) => this.setThreshold(value);
+    this.figure(tint, () => "from");
+    this.slider(tint, "tint from this standard deviation on", limits, () => this.threshold(this.tintUnit), set);
+    this.number(tint, "the same as a number", limits, () => this.threshold(this.tintUnit), set);
+    this.figure(tint, () => this.tintUnit);
+
+    const heat = element("span", "part", this.layerTools, "PET");
+    const opacity = (value) => this.setHeat({ opacity: value / 100 });
+    this.slider(heat, "opacity of the PET", percent, () => Math.round(100 * view.heat.opacity), opacity);
+    this.figure(heat, () => `${Math.round(100 * view.heat.opacity)} %`);
+    const uptake = () => ({ min: 0, max: 100, step: 0.5 });
+    this.number(heat, "no PET below", uptake, () => view.heat.range[0], (low) => this.setHeat({ low }));
+    this.figure(heat, () => "to");
+    this.number(heat, "hottest from", uptake, () => view.heat.range[1], (high) => this.setHeat({ high }));
+    this.figure(heat, () => "SUV");
+
+    this.parts = { base: blend, overlay: tint, fused: heat };
+  }
+
+  /** Tools, confidence levels and what is done to what is chosen, as far as Python asks for them. */
+  buildDrawingTools() {
+    const { drawings, drawingTools: parent } = this;
+    this.buttons = this.buttons.filter(([button]) => button.parentNode !== parent);
+    parent.replaceChildren();
+    drawings.tools.forEach((tool) => {
+      this.button(tool, `key ${TOOLS[tool]}`, () => drawings.use(tool), () => drawings.tool === tool, parent);
+    });
+    if (drawings.tools.includes("mark") && drawings.levels.length) {
+      element("span", "figure", parent, "confidence");
+      drawings.levels.forEach((level, k) => {
+        this.button(level, "keys + and -", () => drawings.rate(k + 1), () => drawings.rated === k + 1, parent);
+      });
+    }
+    if (drawings.tools.length) this.button("delete", "key delete", () => drawings.remove(), () => false, parent);
+    this.help.title = [...HELP, ...(drawings.tools.length ? DRAWING_HELP : [])].join("\n");
+  }
+
+  slider(parent, title, limits, get, set) {
+    this.field("range", parent, title, limits, get, set, "input").addEventListener("change", () => this.focus());
+  }
+
+  /** A number that is taken when it was typed as a whole. */
+  number(parent, title, limits, get, set) {
+    this.field("number", parent, title, limits, get, set, "change");
+  }
+
+  field(type, parent, title, limits, get, set, event) {
+    const made = element("input", "", parent);
+    Object.assign(made, { type, title });
+    made.addEventListener(event, () => {
+      if (made.value !== "") set(clamp(Number(made.value), Number(made.min), Number(made.max)));
+      this.redraw();
+    });
+    this.fields.push([parent, () => this.showField(made, limits(), get())]);
+    return made;
+  }
+
+  /** What holds, but for a number that is being typed. */
+  showField(field, { min, max, step }, value) {
+    const isTyped = field.type === "number" && field === this.root.getRootNode().activeElement;
+    Object.entries({ min, max, step, value: isTyped ? field.value : value }).forEach(([name, wanted]) => {
+      if (field[name] !== String(wanted)) field[name] = wanted;
+    });
+  }
+
+  figure(parent, get) {
+    const made = element("span", "figure", parent);
+    this.fields.push([parent, () => setText(made, get())]);
+  }
+
+  focus() {
+    this.root.focus({ preventScroll: true }); // keys are the viewer's again, and not the button's or the slider's
   }
 
   gap() {
@@ -580,7 +200,7 @@ class Viewer {
     made.title = title;
     made.addEventListener("click", () => {
       act();
-      this.root.focus({ preventScroll: true }); // or the space bar would press the button again
+      this.focus();
     });
     this.buttons.push([made, isOn]);
   }
@@ -590,24 +210,41 @@ class Viewer {
     const before = this.data || {};
     this.data = data;
     this.root.style.height = `${data.height || 720}px`;
-    if (!same(before.panes, data.panes) || before.token !== data.token) this.takePanes(data);
+    const isNew = !same([before.panes, before.is_blind], [data.panes, data.is_blind]) || before.token !== data.token;
+    if (isNew) this.takePanes(data);
     if (!same(before.presets, data.presets)) this.takePresets(data.presets || {});
     if (data.window && !same(before.window, data.window)) this.view.windows[this.mainGroup] = [...data.window];
     if (before.layout !== data.layout) this.view.layout = LAYOUTS.includes(data.layout) ? data.layout : 1;
     if (before.plane !== data.plane && data.plane in PLANES) this.view.plane = data.plane;
     if (before.slice !== data.slice) this.goal = data.slice;
+    this.reachGoal();
+    this.drawings.take(before, data);
+    if (!same([before.tools, before.mark_levels], [data.tools, data.mark_levels])) this.buildDrawingTools();
+    this.more.hidden = !this.drawings.tools.length && Object.values(this.parts).every((part) => part.hidden);
     this.arrange();
   }
 
   takePanes(data) {
-    const known = new Map(this.sources.map((source) => [source.pane.volume, source]));
-    this.sources = (data.panes || []).slice(0, 6).map((pane) => {
-      const old = known.get(pane.volume);
-      if (old && old.state !== "error") return Object.assign(old, { pane });
-      return new Source(pane, data.token, this.abort.signal, () => this.loaded());
+    const known = this.sources;
+    this.sources = new Map();
+    const source = (name, slices) => {
+      if (!name) return null;
+      const old = this.sources.get(name) || known.get(name);
+      const isUsable = old && old.state !== "error";
+      const found = isUsable ? old : new Source(name, slices, data.token, this.abort.signal, () => this.loaded());
+      found.slices ||= slices;
+      this.sources.set(name, found);
+      return found;
+    };
+    this.panes = (data.panes || []).slice(0, PANES).map((pane) => {
+      const [base, overlay] = data.is_blind ? [] : [pane.base, pane.overlay]; // no slider that only one image has
+      const own = source(pane.volume, pane.slices);
+      const layers = { base: source(base, pane.slices), overlay: source(overlay, pane.slices) };
+      return { ...pane, source: own, ...layers, fused: source(pane.fused) };
     });
+    Object.entries(this.parts).forEach(([name, part]) => (part.hidden = !this.panes.some((pane) => pane[name])));
     this.cells.forEach((cell) => {
-      cell.image = Math.min(cell.image, this.sources.length - 1);
+      cell.image = Math.min(cell.image, this.panes.length - 1);
       cell.drawn = "";
       this.fillChoice(cell);
     });
@@ -625,11 +262,15 @@ class Viewer {
 
   fillChoice(cell) {
     cell.choice.replaceChildren();
-    this.sources.forEach(({ pane }, k) => (element("option", "", cell.choice, pane.title).value = String(k)));
+    this.panes.forEach(({ title }, k) => (element("option", "", cell.choice, title).value = String(k)));
   }
 
   get isSwiping() {
-    return this.view.isSwiping && this.view.layout === 1 && this.sources.length > 1;
+    return this.view.isSwiping && this.view.layout === 1 && this.panes.length > 1;
+  }
+
+  get isBlind() {
+    return Boolean(this.data.is_blind);
   }
 
   get visible() {
@@ -638,7 +279,7 @@ class Viewer {
 
   /** Makes and hides cells as the layout needs them, and loads what they show. */
   arrange() {
-    const shown = this.isSwiping ? 2 : Math.min(this.view.layout, this.sources.length);
+    const shown = this.isSwiping ? 2 : Math.min(this.view.layout, this.panes.length);
     while (this.cells.length < shown) {
       const cell = new Cell(this.grid, this);
       cell.image = this.cells.length;
@@ -662,29 +303,40 @@ class Viewer {
   async fetch() {
     const turn = (this.turn = (this.turn || 0) + 1);
     const seen = [...new Set(this.visible.map((cell) => cell.source))];
+    const over = this.visible.flatMap((cell) => this.needed(cell.pane).map(([, source]) => source));
     await Promise.all(seen.map((source) => source.first()));
-    for (const source of [...seen, ...this.ahead()]) {
+    for (const source of [...seen, ...over, ...this.ahead()]) {
       if (turn !== this.turn || this.isGone) return;
       await source.whole();
     }
   }
 
   ahead() {
-    const total = this.sources.length * Math.max(0, ...this.sources.map((source) => source.bytes));
-    return total < PREFETCH_BYTES ? this.sources : this.sources.slice(0, 2);
+    const all = [...this.sources.values()];
+    const total = all.length * Math.max(0, ...all.map((source) => source.bytes));
+    return total < PREFETCH_BYTES ? all : this.panes.slice(0, 2).map((pane) => pane.source);
+  }
+
+  /** What a pane shows beside its own image, each with its name. */
+  needed({ base, overlay, fused }) {
+    return [
+      ["the image below", this.view.strength < 100 && base],
+      ["the standard deviation", this.view.isTinted && overlay],
+      ["the PET", fused],
+    ].filter(([, source]) => source);
   }
 
   loaded() {
-    const reference = this.sources.find((source) => source.volume);
-    if (reference && !this.view.mm) this.view.mm = at(reference.volume.affine, middleVoxel(reference.volume));
+    const reference = this.panes.find(({ source }) => source.volume)?.source.volume;
+    if (reference && !this.view.mm) this.view.mm = at(reference.affine, middleVoxel(reference));
     this.reachGoal();
     this.redraw();
   }
 
   reachGoal() {
-    const ready = this.sources.find((source) => source.state === "ready");
-    if (!Number.isInteger(this.goal) || !ready) return;
-    this.moveTo(ready.volume, this.goal);
+    const ready = this.panes.find(({ source }) => source.state === "ready");
+    if (!Number.isInteger(this.goal) || !ready || !this.view.mm) return;
+    this.moveTo(ready.source.volume, this.goal);
     this.goal = null;
   }
 
@@ -702,8 +354,10 @@ class Viewer {
   /** How far a pane is; one with an error will come no further, and one that is not drawn shows nothing. */
   rank(cell) {
     if (cell.error || cell.source.state === "error") return 2;
+    if (cell.source.volume && cell.place && !cell.isShown) return 2;
     if (!cell.drawn) return 0;
-    return cell.source.state === "ready" ? 2 : 1;
+    const isOver = this.needed(cell.pane).every(([, source]) => ["ready", "error"].includes(source.state));
+    return cell.source.state === "ready" && isOver ? 2 : 1;
   }
 
   // -------------------------------------------------------------------------------------------------------- drawing
@@ -726,6 +380,7 @@ class Viewer {
     this.root.dataset.window = this.range(this.mainGroup).join();
     this.root.dataset.plane = this.view.plane;
     this.buttons.forEach(([button, isOn]) => button.classList.toggle("on", isOn()));
+    this.fields.forEach(([part, show]) => part.hidden || show());
     this.drawDivider();
     this.settle();
   }
@@ -739,10 +394,10 @@ class Viewer {
   /** Centre (u, v) in mm and pixels a millimetre, the same in every pane of the plane. */
   pose() {
     const found = this.view.poses[this.view.plane];
-    const cell = this.visible.find((one) => one.source.volume);
-    const { u, v } = cell.source.volume.frame(this.view.plane);
+    const { volume } = this.panes.find(({ source }) => source.volume).source; // the same whichever images are shown
+    const { u, v } = volume.frame(this.view.plane);
     const { zoom, centre } = found || { zoom: 1, centre: null };
-    return { centre: centre || [u.middle, v.middle], scale: cell.fit() * zoom, zoom };
+    return { centre: centre || [u.middle, v.middle], scale: this.visible[0].fit(volume) * zoom, zoom };
   }
 
   setPose(change) {
@@ -757,8 +412,12 @@ class Viewer {
     return `${kind} ${unit}`;
   }
 
+  get mainUnit() {
+    return this.data.modality === "PT" ? "SUV" : "HU";
+  }
+
   get mainGroup() {
-    return `image ${this.data.modality === "PT" ? "SUV" : "HU"}`;
+    return `image ${this.mainUnit}`;
   }
 
   /** The window of a group of panes that share one. */
@@ -772,8 +431,13 @@ class Viewer {
   }
 
   look(pane) {
-    const isInverted = pane.kind === "image" && this.view.isInverted;
+    const isInverted = pane.kind === "image" && this.isInverted(pane.unit);
     return { range: this.range(this.group(pane)), isInverted };
+  }
+
+  /** PET is black on white and CT white on black, until they are turned. */
+  isInverted(unit) {
+    return (unit === "SUV") !== this.view.isTurned;
   }
 
   setWindow(group, [low, high]) {
@@ -804,8 +468,44 @@ class Viewer {
   }
 
   invert() {
-    this.view.isInverted = !this.view.isInverted;
+    this.view.isTurned = !this.view.isTurned;
     this.redraw();
+  }
+
+  // --------------------------------------------------------------------------------------- images on one another
+
+  setStrength(strength) {
+    this.view.strength = strength;
+    this.fetch();
+    this.changed();
+  }
+
+  tint() {
+    if (!this.tintUnit) return;
+    this.view.isTinted = !this.view.isTinted;
+    this.fetch();
+    this.changed();
+  }
+
+  get tintUnit() {
+    return this.panes.find((pane) => pane.overlay)?.unit || "";
+  }
+
+  threshold(unit) {
+    return this.view.thresholds[unit];
+  }
+
+  /** Moving it shows what it does. */
+  setThreshold(value) {
+    this.view.thresholds[this.tintUnit] = value;
+    this.view.isTinted = true;
+    this.fetch();
+    this.changed();
+  }
+
+  setHeat({ opacity = this.view.heat.opacity, low = this.view.heat.range[0], high = this.view.heat.range[1] }) {
+    this.view.heat = { opacity, range: [low, Math.max(high, low + 0.1)] };
+    this.changed();
   }
 
   // ------------------------------------------------------------------------------------------- position and choices
@@ -836,6 +536,8 @@ class Viewer {
   setPlane(plane) {
     this.view.plane = plane;
     this.hover = null;
+    const isBeside = this.active && this.view.mm && !this.active.source.place(plane, this.view.mm)?.isThere;
+    if (isBeside) this.scroll(0);
     this.changed();
   }
 
@@ -848,15 +550,15 @@ class Viewer {
   }
 
   choose(cell, image) {
-    if (image >= this.sources.length) return;
+    if (image >= this.panes.length) return;
     cell.image = image;
-    this.root.focus({ preventScroll: true });
+    this.focus();
     this.arrange();
   }
 
   /** Swaps the first two images in place: position, window and zoom are the viewer's, not the image's. */
   flicker() {
-    if (this.sources.length < 2) return;
+    if (this.panes.length < 2) return;
     const [first, second] = this.visible;
     if (second) [first.image, second.image] = [second.image, first.image];
     else first.image = first.image === 0 ? 1 : 0;
@@ -864,7 +566,7 @@ class Viewer {
   }
 
   toggleSwipe() {
-    if (this.view.layout !== 1 || this.sources.length < 2) return;
+    if (this.view.layout !== 1 || this.panes.length < 2) return;
     this.view.isSwiping = !this.view.isSwiping;
     this.arrange();
   }
@@ -884,12 +586,13 @@ class Viewer {
   tell() {
     const cell = this.visible.find((one) => one.source.volume);
     if (!cell || !this.view.mm || this.isGone) return;
-    const { plane, layout, mm } = this.view;
+    const { plane, layout, mm, isTinted } = this.view;
+    const strength = this.panes.some((pane) => pane.base) ? this.view.strength : 100;
     const place = cell.source.place(plane, mm);
-    const position = [-mm[0], -mm[1], mm[2]].map((value) => Math.round(100 * value) / 100 + 0);
     const window = this.range(this.mainGroup);
-    const slice = place ? place.number : null;
-    this.component.setStateValue("view", { slice, plane, window, position_mm: position, layout });
+    const threshold = isTinted && this.tintUnit ? this.threshold(this.tintUnit) : null;
+    const shown = { slice: place ? place.number : null, plane, window, position_mm: rounded(turned(mm), 2), layout };
+    this.component.setStateValue("view", { ...shown, strength, threshold });
   }
 
   // --------------------------------------------------------------------------------------------- mouse and keyboard
@@ -900,9 +603,9 @@ class Viewer {
     on("pointerdown", this.onPress);
     on("pointermove", this.onMove);
     on("pointerup", this.onRelease);
-    on("pointercancel", this.onRelease);
+    on("pointercancel", this.onCancel);
     on("pointerleave", this.onLeave);
-    on("dblclick", (event) => this.cellOf(event) && this.fit());
+    on("dblclick", (event) => this.cellOf(event) && !this.drawings.tool && this.fit());
     on("contextmenu", (event) => event.preventDefault());
     this.root.addEventListener("pointerenter", () => this.attend());
     this.root.addEventListener("keydown", (event) => this.onKey(event));
@@ -912,12 +615,15 @@ class Viewer {
   /** Keys go to what the mouse is over, unless somebody is typing elsewhere. */
   attend() {
     const typing = document.activeElement?.closest?.("input, textarea, select, [contenteditable=true]");
-    if (!typing) this.root.focus({ preventScroll: true });
+    if (!typing) this.focus();
   }
 
   cellOf(event) {
     const body = event.target.closest?.(".body");
-    return body && this.cells.find((cell) => cell.body === body);
+    const cell = body && this.cells.find((one) => one.body === body);
+    const box = this.grid.getBoundingClientRect();
+    const isRight = this.isSwiping && event.clientX > box.left + this.view.swipe * box.width;
+    return cell && isRight ? this.cells[1] : cell;
   }
 
   inCell(cell, event) {
@@ -929,6 +635,7 @@ class Viewer {
     const cell = this.cellOf(event);
     if (!cell) return;
     event.preventDefault();
+    if (this.drag?.isDrawing) return; // what is drawn belongs to one slice
     this.hovered = cell;
     if (event.ctrlKey) this.zoomAt(cell, this.inCell(cell, event), Math.exp(-clamp(event.deltaY, -60, 60) / 300));
     else this.scroll(-this.notches(event));
@@ -971,9 +678,11 @@ class Viewer {
 
   dragOf(event, cell) {
     if (!cell || !cell.source.volume || !this.view.mm) return null;
-    const { pane } = cell.source;
+    const { pane } = cell;
     const { centre, scale, zoom } = this.pose();
     const spot = this.inCell(cell, event);
+    const drawing = event.button === 0 && !event.shiftKey && this.drawings.drag(cell, spot);
+    if (drawing) return { ...drawing, isDrawing: true };
     if (event.button === 1 || (event.button === 0 && event.shiftKey)) {
       return { act: (x, y, dx, dy) => this.setPose({ centre: [centre[0] + dx / scale, centre[1] + dy / scale] }) };
     }
@@ -996,6 +705,8 @@ class Viewer {
     this.hovered = cell || this.hovered;
     this.pointer = cell ? this.inCell(cell, event) : null;
     this.hover = cell && cell.source.volume && this.view.mm && cell.width ? cell.position(...this.pointer) : null;
+    const isLoose = this.hover && !this.drawings.tool && this.drawings.hit(cell, this.pointer);
+    if (cell) cell.body.style.cursor = isLoose ? "move" : "";
     this.redraw();
   }
 
@@ -1006,7 +717,14 @@ class Viewer {
   }
 
   onRelease() {
-    if (this.drag?.click && this.drag.far < CLICK_PX) this.drag.click();
+    const { drag } = this;
+    this.drag = null;
+    if (drag?.click && drag.far < CLICK_PX) drag.click();
+    else drag?.end?.();
+  }
+
+  onCancel() {
+    this.drag?.abort?.();
     this.drag = null;
   }
 
@@ -1018,6 +736,7 @@ class Viewer {
 
   point(cell, spot) {
     this.view.mm = cell.position(...spot);
+    this.drawings.select(null);
     this.changed();
   }
 
@@ -1028,7 +747,9 @@ class Viewer {
   }
 
   onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return;
+    const isTyped = event.target.tagName === "SELECT" || event.target.type === "number";
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyped) return;
+    if (this.drag?.isDrawing && event.key !== "Escape") return;
     if (event.code === "Space") this.holdSpace(event);
     const digit = /^(Digit|Numpad)([1-6])$/.exec(event.code);
     const act = digit ? this.digitAct(Number(digit[2]) - 1, event.shiftKey) : KEYS[event.key];
@@ -1087,6 +808,13 @@ const KEYS = {
     viewer.view.areLinesShown = !viewer.view.areLinesShown;
     viewer.redraw();
   },
+  u: (viewer) => viewer.tint(),
+  "+": ({ drawings }) => drawings.rate(drawings.rated + 1),
+  "-": ({ drawings }) => drawings.rate(drawings.rated - 1),
+  Delete: ({ drawings }) => drawings.remove(),
+  Backspace: ({ drawings }) => drawings.remove(),
+  Escape: (viewer) => (viewer.drag?.isDrawing ? viewer.onCancel() : viewer.drawings.escape()),
+  ...Object.fromEntries(Object.entries(TOOLS).map(([tool, key]) => [key, ({ drawings }) => drawings.use(tool)])),
 };
 
 function middleVoxel(volume) {

@@ -23,6 +23,7 @@ VERBS = {  # each with its heading in --help
     "demo": "Scans",
     "review": "Scans",
     "simulate": "Research",
+    "project": "Research",
     "phantom": "Research",
     "run": "Research",
     "evaluate": "Research",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,16 +14,26 @@ from medidiff.cli.bar import Bar
 from medidiff.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from medidiff.inference import RunRecord, SeriesRecord
 
 CLASSICAL = "Classical methods (for comparison)"
 SAMPLING = "Sampling (sample mode, and uncertainty from draws)"
 INPUT = "Input and output"
 COMPUTING = "Computing"
+PROJECTIONS = "Projections (FILE.h5 of medidiff project)"
+SUFFIXES = (".h5", ".hdf5")  # as in io/projections.py, which is too heavy for --help
+OF_PROJECTIONS = ("iterations", "kernel", "projector")
+WITH_PROJECTIONS = (
+    *("path", "out", "method", "smoothing", "overwrite", "transfer_syntax", "deterministic_uids", "device"),
+    *OF_PROJECTIONS,
+)  # fmt: skip
 
 
 def reconstruct(
-    path: Annotated[Path, typer.Argument(help="A DICOM folder, a folder of studies, or a NIfTI file.")],
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A DICOM folder, a folder of studies, a NIfTI file, or projections.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results; made if absent.")],
     mode: Annotated[
         str,
@@ -87,14 +97,16 @@ def reconstruct(
         str,
         typer.Option(
             help="[b]model[/b], or instead of one: identity, gaussian, bilateral, nlm (non-local means), tv (total "
-            "variation), bm3d (a separate package, for non-commercial use only).",
+            "variation), bm3d (a separate package, for non-commercial use only). Of projections: fbp, sirt, cgls, "
+            "pwls, tv; of PET osem, map-rdp.",
             rich_help_panel=CLASSICAL,
         ),
     ] = "model",
     smoothing: Annotated[
         float | None,
         typer.Option(
-            help="Its strength, in noise levels of the scan (gaussian: in pixels). Default: what medidiff tune found.",
+            help="Its strength, in noise levels of the scan (gaussian: in pixels). Default: what medidiff tune found. "
+            "Of projections: in noise levels of the data (pwls, tv), mm (osem), beta (map-rdp).",
             rich_help_panel=CLASSICAL,
         ),
     ] = None,
@@ -102,6 +114,24 @@ def reconstruct(
         Path | None,
         typer.Option(help="Take the strength from a file of medidiff tune.", rich_help_panel=CLASSICAL),
     ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            help="At most so many. Default: sirt 100, cgls 12, pwls 40, tv 100, osem 3, map-rdp 8.",
+            rich_help_panel=PROJECTIONS,
+        ),
+    ] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            help="Of fbp: ram-lak, shepp-logan, cosine, hamming or hann (default), sharp to smooth.",
+            rich_help_panel=PROJECTIONS,
+        ),
+    ] = None,
+    projector: Annotated[
+        str,
+        typer.Option(help="[b]torch[/b], or astra (a separate package; flat detectors).", rich_help_panel=PROJECTIONS),
+    ] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=COMPUTING)] = "auto",
     engine: Annotated[
         str,
@@ -134,10 +164,18 @@ def reconstruct(
 ) -> None:
     """Denoise a low-dose CT or low-count PET scan: DICOM in, a new DICOM series out (NIfTI in, NIfTI out).
 
+    Or reconstruct projections, FILE.h5 of medidiff project or your own, with --method fbp and others.
+
     Every usable series is written to its own folder in OUT; OUT/run.json says what was done.
 
     The same command continues an interrupted run.
     """
+    given = [name for name in context.params if _is_given(context, name)]
+    if path.name.lower().endswith(SUFFIXES):
+        _reconstruct_projections(path, out, given, context.params)
+        return
+    if unused := [name for name in given if name in OF_PROJECTIONS]:
+        raise UsageError(f"{_flag(unused[0])} is for projections (FILE.h5 of medidiff project): leave it out")
     from medidiff.inference import Options
     from medidiff.inference import reconstruct as run
 
@@ -167,6 +205,30 @@ def reconstruct(
     with Bar("Reconstructing") as bar:
         record = run(path, out, options, progress=bar)
     _summarise(record, out)
+
+
+def _reconstruct_projections(path: Path, out: Path, given: list[str], values: Mapping[str, Any]) -> None:
+    """The branch for a container; raises UsageError for options that are for images."""
+    if unused := [name for name in given if name not in WITH_PROJECTIONS]:
+        raise UsageError(f"{_flag(unused[0])} is for images, {path} holds projections: leave it out")
+    if "method" not in given:
+        raise UsageError(f"{path} holds projections: say how to reconstruct them with --method, e.g. --method fbp")
+    from medidiff.inference.projections import ProjectionOptions, reconstruct_projections
+
+    names = [name for name in WITH_PROJECTIONS if name not in ("path", "out")]
+    options = ProjectionOptions(**{name: values[name] for name in names})
+    with Bar("Reconstructing") as bar:
+        record = reconstruct_projections(path, out, options, progress=bar)
+    _summarise(record, out)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _strength(tuned: Path, method: str, smoothing: float | None) -> float:
@@ -202,7 +264,9 @@ def _how(series: SeriesRecord) -> str:
         held = "" if series.change is None or series.change["min"] > 0.95 else ", more where slices were held back"
         texture = f" (noise of {1 / series.dose:.3g} times the dose{held})" if series.dose is not None else ""
         return f"{series.mode}{texture}, model {series.model}"
-    return f"method {series.method}" + (f", smoothing {series.smoothing:g}" if series.smoothing is not None else "")
+    smoothing = f", smoothing {series.smoothing:g}" if series.smoothing is not None else ""
+    residual = f", {series.data_residual:.3g} times the noise left" if series.data_residual is not None else ""
+    return f"method {series.method}{smoothing}{residual}"
 
 
 def register(app: typer.Typer) -> None:

@@ -45,7 +45,9 @@ def review(
     ] = None,
     database: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where reader studies are kept: sqlite:///FILE or postgresql://USER@HOST/NAME."),
+        typer.Option(
+            metavar="URL", help="Where reader studies are kept: sqlite:///FILE or postgresql://USER@HOST/NAME."
+        ),
     ] = None,
 ) -> None:
     """Look at scans and reconstructions side by side in a browser.

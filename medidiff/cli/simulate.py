@@ -223,8 +223,8 @@ def _one_pet(source: SliceSource, case: Case, folder: Path, options: Options, ba
 
     started = time.perf_counter()
     volume, scan = collect(source), options.low_count
-    _require_suv(volume)
-    acquired = Acquired(volume, scan, case.identity, _attenuation(options.ct))
+    require_suv(volume)
+    acquired = Acquired(volume, scan, case.identity, attenuation(options.ct))
     low = acquired.image(progress=bar)
     simulated = time.perf_counter()
     less = "time" if scan.reduction == "time" else "activity"
@@ -242,7 +242,7 @@ def _one_pet(source: SliceSource, case: Case, folder: Path, options: Options, ba
     return {"parameters": scan.parameters(), **found, "seconds": _rounded(seconds)}, uid, warnings
 
 
-def _require_suv(volume: Volume) -> None:
+def require_suv(volume: Volume) -> None:
     """Raise UnitError for values that cannot be SUV."""
     low, high = float(volume.array.min()), float(volume.array.max())
     if low < LEAST_SUV:
@@ -251,7 +251,7 @@ def _require_suv(volume: Volume) -> None:
         raise UnitError(f"expected PET in SUV, found no value above {high:g}: normalised values, convert them first")
 
 
-def _attenuation(path: Path | None) -> Volume | None:
+def attenuation(path: Path | None) -> Volume | None:
     """The CT of --ct; raises InputError where there is not just one."""
     from medidiff.inference.cases import find_cases
     from medidiff.volume import collect

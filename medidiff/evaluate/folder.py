@@ -7,7 +7,7 @@ at the end    tables and statistics of everything that is finished, also where s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from medidiff.errors import InputError, MedidiffError, OutputError
 from medidiff.evaluate import output
 from medidiff.evaluate.claim import EVALUATION, claim
 from medidiff.evaluate.engine import context_of, look, show
+from medidiff.evaluate.images import images_of
 from medidiff.evaluate.journal import Entry, Journal
 from medidiff.evaluate.masks import open_masks
 from medidiff.evaluate.match import Item, run_parameters
@@ -115,7 +116,8 @@ def _pair(asked: Plan, case: Case, method: str, key: str, journal: Journal, prog
     said = [(list(measure.values()), list(measure.curves())) for measure in asked_of]
     worst.save(journal.folder.parent / PICTURES / f"{file_stem(case.name, method)}.npz", reference.geometry)
     values, functions = ([one for part in parts for one in part] for parts in zip(*said, strict=True))
-    journal.put(case.name, method, key, values, functions, case.facts, round(time.perf_counter() - began, 3))
+    seconds, furthest = round(time.perf_counter() - began, 3), worst.found(reference.geometry)
+    journal.put(case.name, method, key, values, functions, case.facts, seconds, worst=furthest)
     mute = [name for name, (some, curves) in zip(evaluation.metrics, said, strict=True) if not some and not curves]
     said_of = [f"{', '.join(mute)} had nothing to measure"] if mute else []
     if candidate.is_nifti and (lost := _lost(result, reference)):
@@ -182,6 +184,14 @@ def _about(asked: Plan) -> dict[str, Any]:
         "settings": {**evaluation.settings(), **inputs, "statistics": _statistics(asked).model_dump(mode="json")},
         "baseline": next(iter(evaluation.candidates)),
         "methods": made_by,
+        "images": {case.name: _images(case, evaluation.candidates) for case in asked.cases},
         "warnings": list(asked.warnings),
         "seeds": {"evaluation": 0},
     }
+
+
+def _images(case: Case, methods: Iterable[str]) -> dict[str, Any]:
+    """Digests of what a case was measured on."""
+    partners = {"reference": case.reference, "scan": case.partners.get("--scan"), "truth": case.partners.get("--truth")}
+    known = {role: item.digest for role, item in partners.items() if item is not None}
+    return images_of(known, {method: case.partners[method].digest for method in methods})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medidiff.evaluate.engine import as_curves, as_rows
+from medidiff.evaluate.images import Furthest
 from medidiff.evaluate.measure import Function, Value
 from medidiff.io.files import write_whole
 from medidiff.results.names import file_stem
@@ -28,7 +29,12 @@ FOLDER = ".rows"
 
 @dataclass(frozen=True)
 class Entry:
-    """Finished work: the numbers of one method on one case; `warnings` are what a user of the numbers must know."""
+    """Finished work: the numbers of one method on one case.
+
+    warnings   what a user of the numbers must know
+    worst      the slice furthest from the reference; None where an earlier version did the work
+    image      digest of the image that was kept of it, "" where none was
+    """
 
     case: str
     method: str
@@ -38,6 +44,8 @@ class Entry:
     facts: CaseFacts
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    worst: Furthest | None = None
+    image: str = ""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -73,9 +81,12 @@ class Journal:
         facts: CaseFacts,
         seconds: float = 0.0,
         warnings: Iterable[str] = (),
+        worst: Furthest | None = None,
+        image: str = "",
     ) -> Entry:
         """Note work as finished, in place of what was noted for the case and method before."""
-        entry = Entry(case, method, key, tuple(values), tuple(functions), facts, seconds, tuple(warnings))
+        numbers = tuple(values), tuple(functions)
+        entry = Entry(case, method, key, *numbers, facts, seconds, tuple(warnings), worst, image)
         write_whole(self._file(case, method), strict_json(asdict(entry)).encode())
         return entry
 
@@ -97,9 +108,14 @@ def _read(path: Path) -> Entry | None:
         extra = tuple((str(key), value) for key, value in found["facts"]["extra"])
         facts = CaseFacts(**{**found["facts"], "extra": extra})
         told = tuple(map(str, found.get("warnings", ())))
-        return Entry(**{**found, "values": values, "functions": functions, "facts": facts, "warnings": told})
+        read = {"values": values, "functions": functions, "facts": facts, "warnings": told}
+        return Entry(**{**found, **read, "worst": _furthest(found.get("worst"))})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _furthest(found: dict[str, Any] | None) -> Furthest | None:
+    return None if found is None else Furthest(int(found["index"]), tuple(map(float, found["position_mm"])))
 
 
 def _function(found: dict[str, Any]) -> Function:

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from medidiff.errors import InputError, UnitError
+from medidiff.evaluate.images import digest
 from medidiff.io.dicom import DicomSource, Folder, Series, open_series, scan
 from medidiff.io.files import file_hash
 from medidiff.io.nifti import grid_difference, is_nifti_name, on_grid, open_labels, open_nifti
@@ -45,6 +46,7 @@ class Item:
     opens        opens the slices
     patient      tells patients apart; never written
     fingerprint  changes when the content does
+    digest       by which whoever has the volume finds it (evaluate.images)
     fault        why the volume cannot be read, "" where it can
     lacks        what is missing of a volume that can be read
     deviation    the map of standard deviations that came with it
@@ -64,6 +66,7 @@ class Item:
     fault: str = ""
     lacks: str = ""
     deviation: Item | None = None
+    digest: str = ""
 
     @property
     def label(self) -> str:
@@ -199,7 +202,8 @@ def _nifti_item(file: Path, name: str, case: str, opened: Callable[[Path], Slice
         raise
     except InputError as error:
         fault = str(error)
-    return Item(name, case, lambda: opened(file), place, True, file_hash(file), f"file {name}", fault=fault)
+    content, patient = file_hash(file), f"file {name}"
+    return Item(name, case, lambda: opened(file), place, True, content, patient, fault=fault, digest=digest(content))
 
 
 def _stem(name: str) -> str:
@@ -237,6 +241,7 @@ def _dicom_item(path: Path, series: Series) -> Item:
         series.frame_of_reference,
         fault="" if readable else _without_hint(series.reason),
         lacks=_without_hint(series.gaps),
+        digest=digest(series.uid),
     )
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from medidiff import DISCLAIMER, __version__
 from medidiff.errors import MedidiffError, OutputError
+from medidiff.evaluate.images import worst_slices
 from medidiff.evaluate.journal import Entry
 from medidiff.io.files import write_whole
 from medidiff.results.names import RECORD
@@ -76,6 +77,7 @@ def provenance(
 ) -> dict[str, Any]:
     """The content of study.json; `about` has what was asked."""
     seconds: dict[str, dict[str, float]] = {}
+    entries = list(entries)
     for entry in entries:
         seconds.setdefault(entry.case, {})[entry.method] = entry.seconds
     return {
@@ -90,6 +92,7 @@ def provenance(
         "machine": {"processors": os.cpu_count()},
         "failures": list(failures),
         "seconds": seconds,
+        "worst_slice": worst_slices((entry.case, entry.method, entry.worst) for entry in entries),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medidiff.evaluate.images import Furthest
 from medidiff.evaluate.view import View
 from medidiff.io.files import replacing
 from medidiff.volume import Geometry
@@ -32,6 +33,10 @@ class WorstSlice:
             if rmse > self.rmse:
                 self.view, self.rmse = view, rmse
             yield view
+
+    def found(self, place: Geometry) -> Furthest | None:
+        """Which slice of `place` it is; None where no view went by."""
+        return None if self.view is None else Furthest.of(self.view.index, place)
 
     def save(self, path: Path, place: Geometry) -> None:
         """Write the slice, whole or not at all; nothing where no view went by."""

@@ -36,6 +36,8 @@ class SeriesRecord(Settings):
     `change` is the share of the change that slices got, 1 inside of what the model has seen (medidiff/seen.py):
     smallest and median of the `slices` that were restored in one go.
     A classical `method` has a `smoothing` where a model has its name and hash; its stage is "network" all the same.
+    What was made from projections has `operator_calls`, uses of the projector and of its adjoint for each slice, and
+    `data_residual`, the mean over the rays of (measured - projected)^2 over the variance of the ray: 1 is noise alone.
     """
 
     index: int
@@ -62,6 +64,8 @@ class SeriesRecord(Settings):
     seed: int | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
     change: dict[str, float] | None = None
+    operator_calls: dict[str, int] | None = None
+    data_residual: float | None = None
     warnings: tuple[str, ...] = ()
 
     @property

@@ -47,7 +47,7 @@ def reconstruct(path: Path, out: Path, options: Options, *, progress: Progress =
     PartialFailure (naming each) when some series failed.
     """
     path, out = Path(path), Path(out)
-    _require_apart(path, out)
+    require_apart(path, out)
     records.require_ours(out)
     device = choose_device(options.device if options.method == MODEL else "cpu")
     method, found = _method_and_cases(path, options, device)
@@ -252,7 +252,7 @@ def _started(series: SeriesRecord, sinks: Sequence[Sink]) -> SeriesRecord:
     return series.model_copy(update=changes)
 
 
-def _require_apart(path: Path, out: Path) -> None:
+def require_apart(path: Path, out: Path) -> None:
     here, there = path.resolve(), out.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise UsageError(f"-o {out}: lies inside the input, or the input inside it; choose a separate folder")

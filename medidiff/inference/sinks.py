@@ -22,7 +22,7 @@ from medidiff.io.derived import DerivedWriter
 from medidiff.io.files import write_whole
 from medidiff.io.nifti import NiftiSource, write_nifti
 from medidiff.units import Unit
-from medidiff.volume import Geometry
+from medidiff.volume import Geometry, SliceSource
 
 UNFINISHED = ".unfinished"
 NIFTI_NAME, MAP_NAME = "reconstruction.nii.gz", "uncertainty.nii.gz"
@@ -102,14 +102,15 @@ class DicomSink:
 class NiftiSink:
     """One NIfTI file, put together from slices on disk: memory does not grow with the scan.
 
-    With `like` the header, data type and padding of that source are kept.
+    Of a NIfTI source the header, data type and padding are kept; of another one only where its slices lie.
     """
 
     series_uid = None
 
-    def __init__(self, place: Place, source: NiftiSource, *, is_map: bool = False) -> None:
+    def __init__(self, place: Place, source: SliceSource, *, is_map: bool = False) -> None:
         self.place, self.warnings = place, list[str]()
-        self._source, self._like = source, None if is_map else source
+        self._source = source
+        self._like = source if isinstance(source, NiftiSource) and not is_map else None
         self._name = MAP_NAME if is_map else NIFTI_NAME
 
     @property

@@ -135,7 +135,7 @@ KERNELS = {name: Kernel(name) for name in WINDOWS}
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _walk(theta: float, s_pixels: float, rows: int, cols: int) -> Any:
+def walk(theta: float, s_pixels: float, rows: int, cols: int) -> Any:
     """Joseph's (1982) path of a line: whether it walks over rows, first and last step, start, slope, step length.
 
     At step `k` the line crosses row (or column) `k` at `start + slope * k`, and there lies inside (-1, cells).
@@ -160,7 +160,7 @@ def _gather_lines(image: Any, image_t: Any, theta: Any, s_pixels: Any, out: Any)
     """Sum over each line of an image (and its transpose) that has MARGIN zeros on every side."""
     rows, cols = image.shape[0] - 2 * MARGIN, image.shape[1] - 2 * MARGIN
     for ray in range(theta.size):
-        over_rows, first, last, start, slope, length = _walk(theta[ray], s_pixels[ray], rows, cols)
+        over_rows, first, last, start, slope, length = walk(theta[ray], s_pixels[ray], rows, cols)
         source = image if over_rows else image_t
         total = 0.0
         for k in range(first, last):
@@ -171,41 +171,12 @@ def _gather_lines(image: Any, image_t: Any, theta: Any, s_pixels: Any, out: Any)
         out[ray] = total * length
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _scatter_lines(values: Any, theta: Any, s_pixels: Any, image: Any, image_t: Any) -> None:
-    """Exact transpose of `_gather_lines`: adds to `image` and `image_t`."""
-    rows, cols = image.shape[0] - 2 * MARGIN, image.shape[1] - 2 * MARGIN
-    for ray in range(theta.size):
-        over_rows, first, last, start, slope, length = _walk(theta[ray], s_pixels[ray], rows, cols)
-        target = image if over_rows else image_t
-        value = values[ray] * length
-        for k in range(first, last):
-            x = start + slope * k + MARGIN
-            i = int(x)
-            target[k + MARGIN, i] += (1.0 - (x - i)) * value
-            target[k + MARGIN, i + 1] += (x - i) * value
-
-
 def line_integrals(image: Array, pixel_mm: float, theta: Array, s_mm: Array) -> Array:
     """(rays,) integrals in mm of an image (rows, columns) along the lines (theta, s); the dtype is kept."""
     padded = np.pad(image, MARGIN)
     out = np.empty(theta.size, image.dtype)
     _gather_lines(padded, np.ascontiguousarray(padded.T), theta, s_mm / pixel_mm, out)
     return out * image.dtype.type(pixel_mm)
-
-
-def spread_lines(
-    values: Array,
-    pixel_mm: float,
-    theta: Array,
-    s_mm: Array,
-    matrix: tuple[int, int],
-) -> Array:
-    """(rows, columns) the adjoint of `line_integrals`."""
-    padded = np.zeros((matrix[0] + 2 * MARGIN, matrix[1] + 2 * MARGIN), values.dtype)
-    padded_t = np.zeros(padded.shape[::-1], values.dtype)
-    _scatter_lines(values, theta, s_mm / pixel_mm, padded, padded_t)
-    return (padded + padded_t.T)[MARGIN:-MARGIN, MARGIN:-MARGIN] * values.dtype.type(pixel_mm)
 
 
 def fan_lines(geometry: FanGeometry) -> tuple[Array, Array]:

@@ -3,19 +3,24 @@
 An operator says what it maps (`in_shape`, `out_shape`, without the batch) and where it runs (`device`); `apply` and
 `adjoint` take (B, *shape) tensors of any device and float type, give the result there, and can be differentiated
 (the gradient of one is the other). Implementations write `_forward` and `_backward` for a batch on `device`.
+
+A sparse matrix is kept twice, by rows for `A` and by columns for `A^T`. Its product with a batch is the weighted sum
+of rows of a table that networks use for words (`embedding_bag`): one code for CPU and GPU, threads over the rows of
+the result, and each column summed in the same order, whatever else is in the batch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-from medidiff.physics.ct import DEFAULT_GEOMETRY, FanGeometry, fan_lines, line_integrals, spread_lines
+from torch.nn.functional import embedding_bag
 
 Map = Callable[[Tensor], Tensor]
 
@@ -61,26 +66,62 @@ class LinearOperator(ABC):
         return _Linear.apply(x.to(self.device), forward, backward).to(x.device)
 
 
-class FanBeam(LinearOperator):
-    """Line integrals of attenuation images (rows, columns) in 1/mm over a full turn, (views, bins); runs on the CPU.
+@dataclass(eq=False)
+class Counted(LinearOperator):
+    """Another operator, and how often it was used."""
 
-    The adjoint is the exact transpose of Joseph's interpolation: matched to rounding.
-    """
+    operator: LinearOperator
+    applied: int = 0
+    adjoined: int = 0
 
-    def __init__(self, matrix: tuple[int, int], pixel_mm: float, geometry: FanGeometry = DEFAULT_GEOMETRY) -> None:
-        self.in_shape = matrix
-        self.out_shape = (geometry.n_views, geometry.n_bins)
-        self.device = torch.device("cpu")
-        self.pixel_mm = pixel_mm
-        self._theta, self._s_mm = fan_lines(geometry)
+    def __post_init__(self) -> None:
+        self.in_shape, self.out_shape = self.operator.in_shape, self.operator.out_shape
+        self.device = self.operator.device
 
     def _forward(self, x: Tensor) -> Tensor:
-        images = x.detach().numpy()
-        sinograms = [line_integrals(image, self.pixel_mm, self._theta, self._s_mm) for image in images]
-        return torch.from_numpy(np.stack(sinograms)).reshape(len(x), *self.out_shape)
+        self.applied += 1
+        return self.operator.apply(x)
 
     def _backward(self, y: Tensor) -> Tensor:
-        rows, cols = self.in_shape
-        values = y.detach().reshape(len(y), -1).numpy()
-        images = [spread_lines(v, self.pixel_mm, self._theta, self._s_mm, (rows, cols)) for v in values]
-        return torch.from_numpy(np.stack(images))
+        self.adjoined += 1
+        return self.operator.adjoint(y)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """A sparse matrix by rows: row `r` has `weight[k]` at column `index[k]` for `offsets[r] <= k < offsets[r + 1]`."""
+
+    offsets: Tensor
+    index: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(
+        cls, offsets: NDArray[np.int32], index: NDArray[np.int32], weight: NDArray[np.float32], device: torch.device
+    ) -> SparseRows:
+        return cls(*(torch.from_numpy(part).to(device) for part in (offsets, index, weight)))
+
+    def times(self, columns: Tensor) -> Tensor:
+        """(rows, B) product with (columns, B), in the precision of the latter."""
+        return embedding_bag(
+            self.index,
+            columns.contiguous(),
+            self.offsets,
+            mode="sum",
+            per_sample_weights=self.weight.to(columns.dtype),
+            include_last_offset=True,
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(part.numel() * part.element_size() for part in (self.offsets, self.index, self.weight))
+
+
+def as_columns(batch: Tensor) -> Tensor:
+    """(B, ...) to (everything else, B)."""
+    return batch.reshape(len(batch), -1).t()
+
+
+def as_batch(columns: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(everything else, B) to (B, *shape)."""
+    return columns.t().reshape(-1, *shape)

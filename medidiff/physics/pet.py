@@ -19,7 +19,7 @@ area `d^2`, the convolution of boxes of widths `d |cos theta|` and `d |sin theta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ from scipy import sparse
 from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, gaussian_filter, label
 from torch import Tensor
 
-from medidiff.physics.operators import LinearOperator
+from medidiff.physics.operators import LinearOperator, SparseRows, as_batch, as_columns
 
 Array = NDArray[np.float32]
 Reduction = Literal["time", "dose"]
@@ -65,15 +65,21 @@ DEFAULT_GEOMETRY = ParallelGeometry()
 
 
 class ParallelBeam(LinearOperator):
-    """Strip integrals, in mm, of images (rows, columns) over half a turn, (angles, bins); a sparse matrix on the CPU.
+    """Strip integrals, in mm, of images (rows, columns) over half a turn, (angles, bins), on any device.
 
     Pixels that do not lie wholly inside the scanner's circle are not seen. `beam` shares matrices that were built.
     """
 
-    def __init__(self, matrix: tuple[int, int], pixel_mm: float, geometry: ParallelGeometry = DEFAULT_GEOMETRY) -> None:
+    def __init__(
+        self,
+        matrix: tuple[int, int],
+        pixel_mm: float,
+        geometry: ParallelGeometry = DEFAULT_GEOMETRY,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.in_shape = matrix
         self.out_shape = (geometry.n_angles, geometry.n_bins)
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
         self.pixel_mm, self.geometry = pixel_mm, geometry
         self.matrix = _strips(matrix, pixel_mm, geometry)
         self._subsets: dict[int, tuple[sparse.csr_array, ...]] = {}
@@ -87,15 +93,19 @@ class ParallelBeam(LinearOperator):
         return self._subsets[n]
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._times(self.matrix, x, self.out_shape)
+        return as_batch(self._rows.times(as_columns(x)), self.out_shape)
 
     def _backward(self, y: Tensor) -> Tensor:
-        return self._times(self.matrix.T, y, self.in_shape)
+        return as_batch(self._columns.times(as_columns(y)), self.in_shape)
 
-    @staticmethod
-    def _times(matrix: Any, batch: Tensor, shape: tuple[int, ...]) -> Tensor:
-        columns = np.ascontiguousarray(batch.detach().numpy().reshape(len(batch), -1).T)
-        return torch.from_numpy(np.ascontiguousarray((matrix @ columns).T)).reshape(len(batch), *shape)
+    @cached_property
+    def _rows(self) -> SparseRows:
+        return SparseRows.of(self.matrix.indptr, self.matrix.indices, self.matrix.data, self.device)
+
+    @cached_property
+    def _columns(self) -> SparseRows:
+        turned = self.matrix.T.tocsr()
+        return SparseRows.of(turned.indptr, turned.indices, turned.data, self.device)
 
 
 @lru_cache(maxsize=4)

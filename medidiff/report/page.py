@@ -133,7 +133,7 @@ def cases_table(results: Results) -> Table:
 def _provenance(results: Results) -> list[tuple[str, str]]:
     """Where the numbers come from, one line a fact."""
     record = results.record
-    elsewhere = ("settings", "failures", "warnings", "cases", "seconds", "note")
+    elsewhere = ("settings", "failures", "warnings", "cases", "seconds", "note", "images", "worst_slice")
     facts = {key: value for key, value in record.items() if key not in elsewhere}
     seconds = [(case, method, float(s)) for case, methods in record.get("seconds", {}).items()
                for method, s in methods.items()]  # fmt: skip

@@ -34,7 +34,10 @@ T = TypeVar("T")
 
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-CONNECT: dict[str, dict[str, Any]] = {"postgresql": {"connect_timeout": 10}}
+CONNECT: dict[str, dict[str, Any]] = {
+    "postgresql": {"connect_timeout": 10},
+    "sqlite": {"timeout": 30},  # how long one writer waits for another
+}
 SECRET = ("password", "sslpassword")
 CHUNK = 1000  # rows sent together
 
@@ -101,9 +104,9 @@ def open_database(url: str) -> sa.Engine:
         )
     except ImportError:
         raise UsageError(
-            f"{_shown(parsed)}: the driver of PostgreSQL is not installed; run: pip install 'medidiff[postgresql]'"
+            f"{shown(parsed)}: the driver of PostgreSQL is not installed; run: pip install 'medidiff[postgresql]'"
         ) from None
-    with _told(engine, OutputError, "does not answer", "check the URL and that the server runs"), engine.connect():
+    with told(engine, OutputError, "does not answer", "check the URL and that the server runs"), engine.connect():
         return engine
 
 
@@ -120,7 +123,7 @@ def store(
     nothing of this call is in it.
     """
     advice = "nothing of it was stored, the result files are whole; run again to store them"
-    with _told(engine, OutputError, "stopped storing", advice), engine.begin() as connection:
+    with told(engine, OutputError, "stopped storing", advice), engine.begin() as connection:
         TABLES.create_all(connection)
         identity = _study(connection, study, provenance)
         facts = ({**asdict(case), "extra": dict(case.extra), "study_id": identity} for case in cases_of_study)
@@ -135,16 +138,25 @@ def read_study(engine: sa.Engine, study: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    with _told(engine, InputError, "cannot be read", "check that medidiff wrote it"), engine.connect() as connection:
+    with told(engine, InputError, "cannot be read", "check that medidiff wrote it"), engine.connect() as connection:
         known = {line.name: line.id for line in connection.execute(sa.select(studies.c.name, studies.c.id))}
         if study not in known:
-            raise InputError(f"{_shown(engine.url)}: no study '{study}'; it holds {', '.join(sorted(known)) or 'none'}")
+            raise InputError(f"{shown(engine.url)}: no study '{study}'; it holds {', '.join(sorted(known)) or 'none'}")
         joined = results.join(cases, (results.c.study_id == cases.c.study_id) & (results.c.case == cases.c.case))
         columns = [*(results.c[name] for name in COLUMNS), *(cases.c[name] for name in FACTS)]
         wanted = sa.select(*columns).select_from(joined).where(results.c.study_id == known[study])
         lines = connection.execute(wanted).all()
     table = pd.DataFrame([tuple(line) for line in lines], columns=[*COLUMNS, *FACTS])
     return table.sort_values(list(COLUMNS[:5]), ignore_index=True)
+
+
+def list_studies(engine: sa.Engine) -> dict[str, dict[str, Any]]:
+    """What was asked in every study (its provenance), by name; empty where none was stored. Raises InputError."""
+    with told(engine, InputError, "cannot be read", "check that medidiff wrote it"), engine.connect() as connection:
+        if not sa.inspect(connection).has_table(studies.name):
+            return {}
+        lines = connection.execute(sa.select(studies.c.name, studies.c.provenance).order_by(studies.c.name))
+        return {line.name: dict(line.provenance) for line in lines}
 
 
 def _parse(url: str) -> sa.URL:
@@ -161,19 +173,19 @@ def _parse(url: str) -> sa.URL:
     return known
 
 
-def _shown(url: sa.URL) -> str:
+def shown(url: sa.URL) -> str:
     """The URL with *** for its password."""
     return url.difference_update_query(SECRET).render_as_string(hide_password=True)
 
 
 @contextmanager
-def _told(engine: sa.Engine, kind: type[MedidiffError], what: str, advice: str) -> Iterator[None]:
+def told(engine: sa.Engine, kind: type[MedidiffError], what: str, advice: str) -> Iterator[None]:
     """Turn what the driver says into one sentence: its first line only, as the others may quote data."""
     try:
         yield
     except DBAPIError as error:
         reason = (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0]
-        raise kind(f"{_shown(engine.url)}: the database {what} ({reason}); {advice}") from None
+        raise kind(f"{shown(engine.url)}: the database {what} ({reason}); {advice}") from None
 
 
 def _study(connection: sa.Connection, name: str, provenance: Mapping[str, Any]) -> int:

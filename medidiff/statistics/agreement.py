@@ -8,6 +8,14 @@ Intraclass correlation, McGraw and Wong (1996), Psychol. Methods 1:30, of n pati
 
     ICC(2,1) = (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n)     absolute agreement, random raters
     ICC(3,1) = (MSR - MSE) / (MSR + (k - 1) MSE)                         consistency, fixed raters
+
+Of scores 0 ... c - 1 on a scale, agreement beyond chance, p_ij the share of patients that two raters gave i and j:
+
+    kappa_w = 1 - sum v_ij p_ij / sum v_ij p_i. p_.j,   v_ij = |i - j| (linear), (i - j)^2 (quadratic)
+                                                        Cohen (1968), Psychol. Bull. 70:213; of more raters the mean
+                                                        over their pairs: Light (1971), Psychol. Bull. 76:365
+    kappa = (P - P_e) / (1 - P_e),   P = mean over patients of the share of agreeing pairs of raters,
+                                     P_e = sum p_j^2    Fleiss (1971), Psychol. Bull. 76:378; the order does not count
 """
 
 from __future__ import annotations
@@ -15,6 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,8 +89,11 @@ def icc(ratings: Array, confidence: float = 0.95) -> tuple[Estimate, Estimate]:
     rounding = (1e-12 * float(np.abs(ratings).max())) ** 2
     if msr + mse <= rounding:
         return unknown, unknown
-    absolute = (msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n)
     consistent = (msr - mse) / (msr + (k - 1) * mse)
+    spread = msr + (k - 1) * mse + k * (msc - mse) / n
+    if spread <= rounding:  # two raters who swap two patients
+        return unknown, Estimate(float(consistent), _consistent_interval(msr / mse, n, k, confidence))
+    absolute = (msr - mse) / spread
     if mse <= max(rounding, ROUNDED * msr):  # raters differ by a constant at most: no error to measure an interval by
         return Estimate(float(absolute), NOWHERE), Estimate(1.0, (1.0, 1.0))
     return (
@@ -115,9 +127,70 @@ def _absolute_interval(msr: float, msc: float, mse: float, n: int, k: int, confi
     tail = (1 + confidence) / 2
     r = (msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n)
     a, b = k * r / (n * (1 - r)), 1 + k * r * (n - 1) / (n * (1 - r))
-    v = (a * msc + b * mse) ** 2 / ((a * msc) ** 2 / (k - 1) + (b * mse) ** 2 / ((n - 1) * (k - 1)))
+    parts = (a * msc) ** 2 / (k - 1) + (b * mse) ** 2 / ((n - 1) * (k - 1))
+    v = (a * msc + b * mse) ** 2 / parts if parts > 0 else 0.0
     f_low, f_high = stats.f.ppf(tail, n - 1, v), stats.f.ppf(tail, v, n - 1)
+    if not (math.isfinite(f_low) and math.isfinite(f_high)):  # few patients, who vary less than the error
+        return NOWHERE
     spread = k * msc + (k * n - k - n) * mse
     low = n * (msr - f_low * mse) / (f_low * spread + n * msr)
     high = n * (f_high * msr - mse) / (spread + n * f_high * msr)
     return float(low), float(high)
+
+
+def disagreement(categories: int, power: int) -> Array:
+    """(c, c) weights |i - j|^power: 1 linear, 2 quadratic; 0 counts every disagreement alike."""
+    apart = np.abs(np.subtract.outer(np.arange(categories), np.arange(categories)))
+    return np.where(apart > 0, apart.astype(float) ** power, 0.0)
+
+
+def weighted_kappa(tables: Array, weights: Array) -> Array:
+    """Cohen's weighted kappa of tables (..., c, c) of two raters, (...); nan where chance alone agrees perfectly.
+
+    weights   (c, c) of disagreements, 0 on the diagonal
+    """
+    total = tables.sum((-2, -1))
+    found = (tables * weights).sum((-2, -1)) * total
+    expected = (tables.sum(-1)[..., :, None] * tables.sum(-2)[..., None, :] * weights).sum((-2, -1))
+    return np.where(expected > 0, 1 - found / np.where(expected > 0, expected, 1), np.nan)
+
+
+def kappa(
+    scores: NDArray[np.integer], categories: int, power: int, confidence: float = 0.95, resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:  # fmt: skip
+    """Weighted kappa of scores (n patients, k raters) from 0 to c - 1: Cohen's of two raters, Light's of more.
+
+    power     of the weights: 0, 1 or 2
+    The interval is that of percentiles over resampled patients; nan for n < 2, or where a resample has no kappa in more
+    than half of the cases, as when nearly all scores are equal.
+    """
+    n, k = scores.shape
+    if n < 2 or k < 2:
+        return Estimate(float("nan"), NOWHERE)
+    drawn = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), resamples)
+    patients = np.concatenate([np.ones((1, n)), drawn])
+    weights, one_hot = disagreement(categories, power), np.eye(categories)
+    found = np.zeros(len(patients))
+    for a, b in combinations(range(k), 2):
+        cells = one_hot[scores[:, a]][:, :, None] * one_hot[scores[:, b]][:, None, :]
+        tables = (patients @ cells.reshape(n, -1)).reshape(-1, categories, categories)
+        found += weighted_kappa(tables, weights) / (k * (k - 1) / 2)
+    return Estimate(float(found[0]), percentiles(found[1:], confidence))
+
+
+def percentiles(samples: Array, confidence: float = 0.95) -> Interval:
+    """Of bootstrap samples (m,); nan where more than half of them are no number."""
+    finite = samples[np.isfinite(samples)]
+    if finite.size <= samples.size / 2:
+        return NOWHERE
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def fleiss_kappa(counts: NDArray[np.integer]) -> float:
+    """Fleiss' kappa of (n patients, c categories): how many raters chose each, the same number for every patient."""
+    raters = int(counts[0].sum())
+    agreeing = (counts * (counts - 1)).sum(1) / (raters * (raters - 1))
+    by_chance = ((counts.sum(0) / counts.sum()) ** 2).sum()
+    return float((agreeing.mean() - by_chance) / (1 - by_chance)) if by_chance < 1 else float("nan")

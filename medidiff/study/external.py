@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medidiff.errors import InputError
 from medidiff.io.nifti import NiftiSource
-from medidiff.study.inputs import aligned, one_scan
+from medidiff.study.inputs import aligned, digest_of, one_scan
 from medidiff.units import Unit
 from medidiff.volume import SliceSource
 
@@ -47,6 +47,7 @@ def _lost(missing: NDArray[np.bool_] | None, outside: NDArray[np.bool_] | None) 
     return int(np.count_nonzero(missing if outside is None else missing & ~outside))
 
 
-def fingerprint(path: Path, unit: Unit = "HU") -> str:
-    """Changes when the result does."""
-    return one_scan(path, unit=unit).fingerprint
+def prints(path: Path, unit: Unit = "HU") -> tuple[str, str]:
+    """What changes when the result does, and its digest."""
+    found = one_scan(path, unit=unit)
+    return found.fingerprint, digest_of(found)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from medidiff.errors import GeometryError, InputError, UnitError
+from medidiff.evaluate.images import digest
 from medidiff.evaluate.phantoms import PhantomCase
 from medidiff.evaluate.view import Feature, ReferenceNoise
 from medidiff.inference.cases import Case, DicomCase, find_cases
@@ -37,11 +38,13 @@ class Look:
     scan          slices on the grid of the case; to be read only when the case is opened
     fingerprint   changes when the input does
     kernel        of the reconstruction, "" where unknown
+    images        (role, digest) of the files that are images of the case (evaluate.images)
     """
 
     scan: SliceSource
     fingerprint: str
     kernel: str = ""
+    images: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +104,8 @@ class PairedCase:
     def look(self) -> Look:
         inputs, cases = self._open()
         prints = "\n".join(case.fingerprint for case in cases)
-        return Look(inputs.scan, _sha256(prints), kernel_of(cases[0]))
+        images = tuple(zip(("scan", "reference", "truth"), map(digest_of, cases), strict=False))
+        return Look(inputs.scan, _sha256(prints), kernel_of(cases[0]), images)
 
     def open(self, cache: Path) -> Inputs:
         return self._open()[0]
@@ -139,7 +143,7 @@ class SimulatedCase:
 
     def look(self) -> Look:
         case = one_scan(self.full, self.allow_gaps)
-        return Look(case.open(), case.fingerprint, kernel_of(case))
+        return Look(case.open(), case.fingerprint, kernel_of(case), (("reference", digest_of(case)),))
 
     def open(self, cache: Path) -> Inputs:
         case = one_scan(self.full, self.allow_gaps)
@@ -210,6 +214,11 @@ def one_scan(path: Path, allow_gaps: bool = False, unit: Unit = "HU") -> Case:
 def kernel_of(case: Case) -> str:
     """The reconstruction kernel that the headers name."""
     return case.kernel if isinstance(case, DicomCase) else ""
+
+
+def digest_of(case: Case) -> str:
+    """By which whoever has the scan finds it."""
+    return digest(case.series_uid or case.fingerprint)
 
 
 def aligned(source: SliceSource, like: SliceSource, path: Path) -> SliceSource:

@@ -45,6 +45,7 @@ class Result:
     method: str
     path: Path
     fingerprint: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Case:
     regions       the files of its regions
     results       of methods that are not run here
     fingerprint   of all files that the case is made of
+    images        (role, digest) of those that are images (evaluate.images)
     """
 
     name: str
@@ -70,6 +72,7 @@ class Case:
     regions: RegionFiles = NO_REGIONS
     results: tuple[Result, ...] = ()
     fingerprint: str = ""
+    images: tuple[tuple[str, str], ...] = ()
 
     @property
     def facts(self) -> CaseFacts:
@@ -260,8 +263,8 @@ def _looked_at(case: Case, looked: dict[str, Case], study: Study, methods: tuple
     before = next((other for other in reversed(looked.values()) if other.scan == case.scan), None)
     outside = [method for method in methods if method.external is not None]
     if before is not None and not outside:
-        told = {key: getattr(before, key) for key in ("kernel", "unit", "n_slices", "pixels", "regions", "fingerprint")}
-        return replace(case, **told)
+        same = ("kernel", "unit", "n_slices", "pixels", "regions", "fingerprint", "images")
+        return replace(case, **{key: getattr(before, key) for key in same})
     with faults.of(case.name):
         look = case.kind.look()
         regions, seen = NO_REGIONS, [[("", look.fingerprint)]]
@@ -279,6 +282,7 @@ def _looked_at(case: Case, looked: dict[str, Case], study: Study, methods: tuple
             regions=regions,
             results=tuple(_results(case.name, look, outside, faults)),
             fingerprint=work_key(seen),
+            images=look.images,
         )
     return case
 
@@ -289,7 +293,7 @@ def _results(case: str, look: Look, methods: list[Method], faults: _Faults) -> I
         with faults.of(f"{case}: {method.name}"):
             path = external.find_result(method.external, case)
             external.open_result(path, look.scan)
-            yield Result(method.name, path, external.fingerprint(path, look.scan.unit))
+            yield Result(method.name, path, *external.prints(path, look.scan.unit))
 
 
 # ---------------------------------------------------------------- methods and regions

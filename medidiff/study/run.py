@@ -19,6 +19,7 @@ from typing import Any
 
 from medidiff.errors import PartialFailure
 from medidiff.evaluate import output
+from medidiff.evaluate.images import images_of
 from medidiff.evaluate.journal import Entry, Journal
 from medidiff.evaluate.pictures import FOLDER as PICTURES
 from medidiff.io.files import writing
@@ -258,12 +259,26 @@ def _provenance(study: Study, status: str, entries: Sequence[Entry] = ()) -> dic
         "baseline": plan.baseline,
         "cases": {case.name: case.kind.decides() | {"sha256": case.fingerprint} for case in plan.cases},
         "methods": {method.name: method.parameters for method in plan.methods},
+        "images": _images(plan, entries),
         "seeds": {"study": plan.study.seed},
         "warnings": warnings_of(entries),
     }
     paths = _paths(plan)
     failures = (f"{what}: {output.without_paths(why, paths)}" for what, why in study.failures)
     return output.provenance(STUDY, status, plan.identity(), about, entries, failures)
+
+
+def _images(plan: Plan, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Digests of what each case was measured on: files that were given, but for blends of them, and images kept."""
+    blends = {method.name for method in plan.methods if method.blend}
+    found = {
+        case.name: {result.method: result.digest for result in case.results if result.method not in blends}
+        for case in plan.cases
+    }
+    for entry in entries:
+        if entry.image:
+            found[entry.case][entry.method] = entry.image
+    return {case.name: images_of(dict(case.images), found[case.name]) for case in plan.cases}
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

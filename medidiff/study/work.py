@@ -22,6 +22,7 @@ import numpy as np
 
 from medidiff.errors import InputError, MedidiffError, OutputError
 from medidiff.evaluate.engine import context_of, judge, look
+from medidiff.evaluate.images import digest
 from medidiff.evaluate.journal import Journal
 from medidiff.evaluate.measure import Function, Value
 from medidiff.evaluate.output import FAULTS
@@ -35,6 +36,7 @@ from medidiff.inference.methods import load_method
 from medidiff.inference.options import Options
 from medidiff.inference.restore import Restored, blended, restore
 from medidiff.inference.run import choose_device
+from medidiff.io.files import file_hash
 from medidiff.io.nifti import write_nifti
 from medidiff.results.names import file_stem
 from medidiff.seen import Facts
@@ -211,14 +213,19 @@ def _pair(task: Task, opened: Opened, method: Method, key: str, scratch: Path, t
     found = judged(task, opened, candidate, tick)
     stem = file_stem(task.case.name, method.name)
     found.worst.save(task.out / PICTURES / f"{stem}.npz", opened.scan.geometry)
-    if task.keep_images:
-        (task.out / IMAGES).mkdir(exist_ok=True)
-        write_nifti(task.out / IMAGES / f"{stem}.nii.gz", candidate.image, allow_uneven=True)
+    kept = _kept(candidate, task.out / IMAGES / f"{stem}.nii.gz") if task.keep_images else ""
     facts = replace(task.case.facts, extra=opened.extra)
     seconds = round(time.perf_counter() - began, 3)
-    numbers = found.values, found.functions
-    Journal(task.out).put(task.case.name, method.name, key, *numbers, facts, seconds, candidate.warnings)
+    numbers, worst = (found.values, found.functions), found.worst.found(opened.scan.geometry)
+    Journal(task.out).put(task.case.name, method.name, key, *numbers, facts, seconds, candidate.warnings, worst, kept)
     candidate.remove()
+
+
+def _kept(candidate: Candidate, path: Path) -> str:
+    """Write the image of a result; its digest."""
+    path.parent.mkdir(exist_ok=True)
+    write_nifti(path, candidate.image, allow_uneven=True)
+    return digest(file_hash(path))
 
 
 def candidate_of(case: Case, method: Method, opened: Opened, scratch: Path, tick: Tick) -> Candidate:

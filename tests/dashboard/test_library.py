@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from dashboard.library import Library
@@ -24,6 +26,7 @@ from medidiff.io.dicom import load_volume
 ROOT = Path(__file__).resolve().parents[2]
 LOW = ROOT / "data_samples" / "ct" / "low_dose"
 FULL = ROOT / "data_samples" / "ct" / "full_dose"
+PET = ROOT / "data_samples" / "pet" / "low_count"
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +209,54 @@ def test_files_do_not_grow_beyond_a_limit(library: Library, tmp_path: Path) -> N
 def test_only_images_of_the_same_grid_lie_beside(library: Library) -> None:
     made = next(case for case in library.cases() if case.record)
     assert {image.place.name for image in library.beside(made.main)} >= {"low_dose", "full_dose"}
+
+
+def in_space_of(scan: Path, other: Path, out: Path, shift_mm: float = 0.0) -> Path:
+    """A copy of the series `other` in the frame of reference of `scan`, moved along z."""
+    frame = pydicom.dcmread(next(scan.glob("*.dcm"))).FrameOfReferenceUID
+    out.mkdir()
+    for path in other.glob("*.dcm"):
+        slice_ = pydicom.dcmread(path)
+        slice_.FrameOfReferenceUID = frame
+        x, y, z = slice_.ImagePositionPatient
+        slice_.ImagePositionPatient = [x, y, z + shift_mm]
+        slice_.save_as(out / path.name)
+    return out
+
+
+def test_pet_and_ct_of_one_space_can_be_fused(study: Path, tmp_path: Path) -> None:
+    """From either side, scans before what was made of them; not of another frame, and not where they do not meet."""
+    shutil.copytree(study, tmp_path / "study")
+    shutil.copytree(PET, tmp_path / "study" / "another frame")
+    in_space_of(LOW, PET, tmp_path / "study" / "pet")
+    listed = Library([tmp_path])
+    listed.add(tmp_path)
+    by_name = {image.place.name: image for image in listed.images.values()}
+    pet, ct = by_name["pet"], by_name["low_dose"]
+    result = next(case.main for case in listed.cases() if case.record)
+    assert listed.fusable(ct) == listed.fusable(result) == [pet]
+    assert listed.fusable(pet) == [by_name["full_dose"], ct, result]
+    assert listed.fusable(by_name["another frame"]) == []
+    shutil.rmtree(tmp_path / "study" / "pet")
+    in_space_of(LOW, PET, tmp_path / "study" / "pet", shift_mm=500)
+    listed.add(tmp_path)
+    assert listed.fusable(ct) == []
+
+
+def test_nifti_files_are_fused_within_a_folder_alone(write_nifti_scan: Callable[..., Path], tmp_path: Path) -> None:
+    """They name no frame of reference."""
+    for folder in ("one", "other"):
+        write_nifti_scan(tmp_path / folder / "ct.nii", np.full((4, 8, 8), -900.0))
+        write_nifti_scan(tmp_path / folder / "pet.nii", np.full((4, 8, 8), -900.0), (3, 2, 2))
+    listed = Library([tmp_path])
+    listed.add(tmp_path)
+    for key, image in listed.images.items():
+        if image.place.name == "pet.nii":
+            listed.images[key] = replace(image, unit="SUV", modality="PT")
+    for image in list(listed.images.values()):
+        (other,) = listed.fusable(image)
+        assert other.place.parent == image.place.parent
+        assert other.unit != image.unit
 
 
 def test_settings_reach_another_process(tmp_path: Path) -> None:
