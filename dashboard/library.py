@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -31,7 +31,7 @@ from medidiff.units import Unit
 from medidiff.volume import Geometry, SliceSource
 
 RUN = "run.json"
-SAMPLED, BELOW_WATER_HU = 5, -100.0
+SAMPLED = 5  # slices of a NIfTI file
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,19 +226,24 @@ def _dicom(series: Series) -> Image:
 
 
 def _nifti(path: Path) -> list[Image]:
-    """None where it is no image of a scan; the unit of a NIfTI file is HU where some slices reach below water."""
-    try:
-        source = open_nifti(path)
-        geometry = source.geometry
-        lowest = min(float(source.read(k).min()) for k in np.linspace(0, geometry.n_slices - 1, SAMPLED).astype(int))
-    except MedidiffError:
-        return []
-    unit: Unit = "HU" if lowest < BELOW_WATER_HU else "SUV"
-    spacing = (geometry.slice_spacing_mm, *geometry.pixel_spacing_mm)
-    modality = {"HU": "CT", "SUV": "PT"}[unit]
-    where = _key(str(path.parent))
-    n, rows, columns = geometry.shape
-    return [Image(_key(str(path), _written(path)), path, modality, unit, n, (rows, columns), spacing, "", where)]
+    """None where it is no image of a scan: HU have air near -1000, SUV are real numbers, a label map has whole ones."""
+    unit: Unit
+    for unit in ("HU", "SUV"):
+        try:
+            source = open_nifti(path, unit)
+            geometry = source.geometry
+            sampled = np.linspace(0, geometry.n_slices - 1, SAMPLED).astype(int)
+            is_whole = all(bool((plane == np.rint(plane)).all()) for plane in map(source.read, sampled))
+        except MedidiffError:
+            continue
+        if unit == "SUV" and is_whole:
+            continue
+        spacing = (geometry.slice_spacing_mm, *geometry.pixel_spacing_mm)
+        modality = {"HU": "CT", "SUV": "PT"}[unit]
+        where = _key(str(path.parent))
+        n, rows, columns = geometry.shape
+        return [Image(_key(str(path), _written(path)), path, modality, unit, n, (rows, columns), spacing, "", where)]
+    return []
 
 
 def _records(place: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
@@ -270,6 +275,8 @@ def _runs(folder: Path, record: dict[str, Any], images: Sequence[Image]) -> list
         if result is None:
             continue
         deviation = of(series.get("uncertainty_series_uid"), series.get("uncertainty_folder"))
+        if deviation and not deviation.uid:  # a file does not say what its numbers are
+            deviation = replace(deviation, unit=result.unit, modality=result.modality)
         cases.append(Case(_source(series, by_uid, images), result, deviation, series))
     return cases
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "MEDIDIFF_REVIEW"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -40,7 +41,7 @@ class Review:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Review:
         """As another process left it; an empty one where there is none."""
         asked = json.loads(environ.get(VARIABLE, "{}"))
-        places = {name: [Path(place) for place in asked.pop(name, [])] for name in ("paths", "roots")}
+        places: dict[str, Any] = {name: [Path(place) for place in asked.pop(name, [])] for name in ("paths", "roots")}
         return cls.of(**places, **asked)
 
     def environment(self) -> dict[str, str]:

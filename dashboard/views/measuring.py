@@ -52,16 +52,17 @@ def _regions(drawn: Sequence[Mapping[str, Any]]) -> Iterator[Region]:
 
 
 def _images(panes: Sequence[Mapping[str, Any]], strength: float) -> Iterator[Shown]:
-    """What the panes show; a difference is the bias that the table has."""
+    """What the panes show, each image once; a difference is the bias that the table has."""
+    seen: set[str] = set()
     for pane in panes:
-        if pane["kind"] == "difference":
-            continue
-        base = _voxels(str(pane["base"])) if pane.get("base") and strength < 100 else None
-        title = f"{pane['title']}, {strength:g} %" if base else str(pane["title"])
-        is_image = pane["kind"] == "image"
-        yield Shown(title, str(pane["unit"]), _voxels(str(pane["volume"])), base, strength, is_image)
-        if pane.get("fused"):
-            yield Shown(f"{title} (PET)", "SUV", _voxels(str(pane["fused"])))
+        volume, fused = str(pane["volume"]), str(pane.get("fused") or "")
+        if pane["kind"] != "difference" and volume not in seen:
+            base = _voxels(str(pane["base"])) if pane.get("base") and strength < 100 else None
+            title = f"{pane['title']}, {strength:g} %" if base else str(pane["title"])
+            yield Shown(title, str(pane["unit"]), _voxels(volume), base, strength, pane["kind"] == "image")
+        if fused and fused not in seen:
+            yield Shown(f"{pane['title']} (PET)", "SUV", _voxels(fused))
+        seen |= {fused} if pane["kind"] == "difference" else {volume, fused}
 
 
 def _voxels(name: str) -> Voxels:

@@ -263,3 +263,23 @@ def test_settings_reach_another_process(tmp_path: Path) -> None:
     asked = Review.of([tmp_path], [], port=9000, token="abc")
     assert Review.from_environment(asked.environment()) == asked
     assert asked.roots == (str(tmp_path.resolve()),)
+
+
+def test_nifti_files_are_listed_by_what_their_numbers_are(tmp_path: Path) -> None:
+    """PET in SUV and a CT are; a label map is none."""
+    for name in ("pet/low_count.nii.gz", "pet/ct.nii.gz", "pet/lesions.nii.gz"):
+        shutil.copy(ROOT / "data_samples" / name, tmp_path)
+    library = Library([tmp_path])
+    library.add(tmp_path)
+    found = {image.place.name: (image.modality, image.unit) for image in library.images.values()}
+    assert found == {"low_count.nii.gz": ("PT", "SUV"), "ct.nii.gz": ("CT", "HU")}
+
+
+def test_the_deviation_of_a_nifti_result_is_in_the_unit_of_its_image(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "data_samples" / "ct" / "low_dose.nii.gz", tmp_path / "scan.nii.gz")
+    reconstruct(tmp_path / "scan.nii.gz", tmp_path / "result", Options(mode="uncertainty"))
+    library = Library([tmp_path])
+    library.add(tmp_path)
+    (case,) = library.cases()
+    assert case.deviation is not None
+    assert (case.deviation.modality, case.deviation.unit) == ("CT", "HU")
