@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from dashboard.library import Library
 
@@ -43,11 +43,29 @@ def main() -> None:
             page.goto(f"{address}viewer?case={case.key}")
             page.wait_for_selector('[data-state="ready"][data-plane]', timeout=120_000)
             page.get_by_role("button", name="lung", exact=True).wait_for()
-            page.locator('[data-state="ready"][data-plane]').screenshot(path=options.picture)
+            viewer = page.locator('[data-state="ready"][data-plane]')
+            draw_circle(page, viewer)
+            viewer.screenshot(path=options.picture)
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()
     print(options.picture)
+
+
+def draw_circle(page: Page, viewer: Locator) -> None:
+    """In the middle of the first image."""
+    box = viewer.locator(".cell .body").first.bounding_box()
+    assert box is not None
+    x, y = box["x"] + 0.35 * box["width"], box["y"] + 0.45 * box["height"]
+    viewer.press("o")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 15, y)
+    page.mouse.move(x + 30, y)
+    page.mouse.up()
+    page.get_by_role("heading", name="Measurements").wait_for()
+    viewer.press("Escape")
+    viewer.press("Escape")
 
 
 if __name__ == "__main__":
