@@ -15,6 +15,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from medidiff.report.curves import mean_curve
 from medidiff.report.folder import Outcome, Results, Stratum
 from medidiff.report.styles import GREY, styles
 from medidiff.report.words import outcome_words, with_unit
@@ -102,14 +103,9 @@ def mean_curves(results: Results, curves: Sequence[Curve]) -> pd.DataFrame:
     parts = []
     for method in results.in_order(by_method):
         found = by_method[method]
-        x = np.asarray(max(found, key=lambda curve: len(curve.x)).x)
-        low, high = max(min(curve.x) for curve in found), min(max(curve.x) for curve in found)
-        x = x[(x >= low) & (x <= high)]
-        grouped: dict[str, list[np.ndarray]] = defaultdict(list)
-        for curve in found:
-            grouped[owners.get(curve.case, curve.case)].append(np.interp(x, curve.x, curve.y))
-        y = np.mean([np.mean(ys, axis=0) for ys in grouped.values()], axis=0)
-        parts.append(pd.DataFrame({"x": x, "y": y, "method": method, "patients": len(grouped)}))
+        x, y = mean_curve(found, owners)
+        patients = len({owners.get(curve.case, curve.case) for curve in found})
+        parts.append(pd.DataFrame({"x": x, "y": y, "method": method, "patients": patients}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["x", "y", "method", "patients"])
 
 

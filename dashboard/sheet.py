@@ -15,7 +15,7 @@ from dashboard.measuring import PLANES, Array, Region, Section, Shown
 from medidiff import DISCLAIMER
 from medidiff.report.styles import COLOURS, look, plain
 
-PANEL_INCHES, CURVE_INCHES, DPI = 3.6, 2.6, 150
+PANEL_INCHES, LEAST_INCHES, CURVE_INCHES, DPI = 3.6, 0.9, 2.6, 150
 LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # left, right, top, bottom
 INK = "#ffd866"
 RIM = 96  # points of a circle
@@ -52,7 +52,7 @@ def sheet(
     rows = _slices(regions)
     columns = max(len(images), 1)
     n_curves = -(-len(curves) // columns)
-    heights = [PANEL_INCHES] * len(rows) + [CURVE_INCHES] * n_curves
+    heights = [_height(row[0], images) for row in rows] + [CURVE_INCHES] * n_curves
     with look():
         figure = Figure((PANEL_INCHES * columns, sum(heights) + 0.4), layout="constrained", facecolor="white")
         grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
@@ -61,7 +61,9 @@ def sheet(
                 _picture(figure.add_subplot(grid[row, column]), image, drawn, window.get(image.unit, (0, 1)))
         for k, (names, lines) in enumerate(curves.items()):
             _curve(figure.add_subplot(grid[len(rows) + k // columns, k % columns]), names, lines)
-        figure.supxlabel(f"{DISCLAIMER.capitalize()}.", fontsize=8)
+        units = dict.fromkeys(image.unit for image in images if image.is_compared and image.unit in window)
+        shown = "; ".join(f"{min(window[unit]):g} to {max(window[unit]):g} {unit}" for unit in units)
+        figure.supxlabel(f"Window {shown}. {DISCLAIMER.capitalize()}.", fontsize=8)
         file = io.BytesIO()
         FigureCanvasAgg(figure).print_figure(file, format="png", dpi=DPI, metadata={"Description": DISCLAIMER})
     return file.getvalue()
@@ -77,6 +79,16 @@ def _slices(regions: Sequence[Region]) -> list[list[Region]]:
 
 def _depth(region: Region) -> float:
     return round(float(region.points_mm[0, PLANES[region.plane][2]]), 1)
+
+
+def _height(region: Region, images: Sequence[Shown]) -> float:
+    """Inches of a row of pictures: a few thick slices are a low one."""
+    for image in images:
+        section = image.section(region.plane, region.points_mm[0])
+        if section is not None:
+            across, down = (n * mm for n, mm in zip(section.values.shape, section.steps_mm, strict=True))
+            return max(PANEL_INCHES * min(down / across, 1.5), LEAST_INCHES)
+    return LEAST_INCHES
 
 
 def _picture(axis: Any, image: Shown, drawn: Sequence[Region], window: tuple[float, float]) -> None:

@@ -285,6 +285,11 @@ def _require_a_use_for_ct(model: Model, options: Options) -> None:
 
 def _require_a_use_for_samples(model: Model, options: Options) -> None:
     """Raise UsageError where options of samples are given and none are drawn; a seed may be the study's."""
+    if options.cfg_scale not in (None, 1) and model.architecture.dimensions == 3:
+        raise UsageError(
+            f"--cfg-scale: model '{model.card.name}' was never trained without its scan and cannot be guided by the "
+            "difference: leave it out"
+        )
     if options.mode != "uncertainty" or options.draws:
         return
     if not model.has_spread and options.draws == 0:

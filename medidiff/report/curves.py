@@ -93,7 +93,7 @@ def _panel(axis: Any, results: Results, curves: list[Curve], style: dict[str, St
             by_method[curve.method].append(curve)
     entries: dict[str, Line2D] = {}
     for name, found in beside.items():
-        x, y = _mean([*found.values()], patients)
+        x, y = mean_curve([*found.values()], patients)
         (entries[name.removeprefix("NPS ")],) = axis.plot(x, y, color=GREY, linestyle=NPS_BESIDE[name], zorder=3)
     if curves[0].name.startswith("calibration"):
         (entries["perfect"],) = axis.plot([0, 100], [0, 100], color=GREY, linewidth=1)
@@ -104,7 +104,7 @@ def _panel(axis: Any, results: Results, curves: list[Curve], style: dict[str, St
 
 
 def _lines(axis: Any, curves: list[Curve], patients: dict[str, str], look: Style) -> None:
-    x, y = _mean(curves, patients)
+    x, y = mean_curve(curves, patients)
     if 1 < len(curves) <= THIN:
         for curve in curves:
             axis.plot(curve.x, curve.y, color=look.colour, linewidth=0.5, alpha=0.3)
@@ -112,7 +112,7 @@ def _lines(axis: Any, curves: list[Curve], patients: dict[str, str], look: Style
     axis.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, markevery=every, markersize=4)
 
 
-def _mean(curves: Sequence[Curve], patients: dict[str, str]) -> tuple[Array, Array]:
+def mean_curve(curves: Sequence[Curve], patients: dict[str, str]) -> tuple[Array, Array]:
     """Mean over patients of the means over their cases, where all curves are defined."""
     x = np.asarray(max(curves, key=lambda curve: len(curve.x)).x)
     low, high = max(min(c.x) for c in curves), min(max(c.x) for c in curves)

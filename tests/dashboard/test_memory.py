@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +31,13 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(studies: Path) -> Iterator[tuple[str, int]]:
+def server(studies: Path, reviewing: Callable[..., Any]) -> Iterator[tuple[str, int]]:
     """The address of a dashboard over the studies, and the number of the process that serves it."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    words = ["-c", "from medidiff.cli import main; main()", "review", str(studies), "--no-browser", "--port", str(port)]
-    command = subprocess.Popen([sys.executable, *words], text=True, stdout=subprocess.PIPE, cwd=ROOT)
-    assert command.stdout is not None
-    address = command.stdout.readline().split()[-1]
-    children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+    started = reviewing(str(studies))
+    address, command = started.start(), started.process.pid
+    children = Path(f"/proc/{command}/task/{command}/children").read_text().split()
     yield address.rstrip("/"), int(children[0])
-    command.send_signal(signal.SIGINT)
-    command.communicate(timeout=60)
+    started.stop()
 
 
 def resident_mib(process: int) -> float:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -39,15 +35,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(study: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    words = ["-c", "from medidiff.cli import main; main()", "review", str(study), "--no-browser", "--port", str(port)]
-    server = subprocess.Popen([sys.executable, *words], text=True, stdout=subprocess.PIPE, cwd=ROOT)
-    assert server.stdout is not None
-    yield server.stdout.readline().split()[-1]
-    server.send_signal(signal.SIGINT)
-    server.communicate(timeout=60)
+def address(study: Path, reviewing: Callable[..., Any]) -> Iterator[str]:
+    server = reviewing(str(study))
+    yield server.start()
+    server.stop()
 
 
 @pytest.fixture

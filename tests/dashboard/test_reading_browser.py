@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,38 +24,6 @@ ARMS = ("full dose", "scan", "tv")
 READY = '[data-state="ready"][data-plane="axial"]'
 
 
-class Server:
-    """`medidiff review` with a database, which can be killed with all its processes and started again."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        self.folder, self.url = folder, url
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-
-    def start(self) -> str:
-        words = ["-c", "from medidiff.cli import main; main()", "review", str(self.folder), "--no-browser"]
-        words += ["--port", str(self.port), "--database", self.url]
-        self.process = subprocess.Popen(
-            [sys.executable, *words], text=True, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True
-        )
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().split()[-1]
-
-    def kill(self) -> None:
-        """At once, the command and the dashboard's own process: neither can write another byte."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate(timeout=30)
-
-    def answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.communicate(timeout=60)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, write_nifti_scan: Callable[..., Path]) -> Path:
     """Four cases of three arms, small; the folder is a patient's, and the files are named after the arms."""
@@ -74,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_nifti_scan: Callable[
 
 
 @pytest.fixture
-def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
+def server(folder: Path, tmp_path: Path, reviewing: Callable[..., Any]) -> Iterator[Any]:
     """With a study in its database; not started."""
     listed = Library([folder])
     listed.add(folder)
@@ -86,9 +49,10 @@ def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
         name="noise", modality="CT", window=(-160, 240), arms=ARMS, cases=cases, scales=DEFAULT_SCALES,
         preference="Which?", levels=LEVELS,
     )  # fmt: skip
-    found = Server(folder, f"sqlite:///{tmp_path / 'readings.sqlite'}")
-    create_study(open_database(found.url), "noise", design.model_dump(mode="json"))
-    found.design = design  # type: ignore[attr-defined]
+    url = f"sqlite:///{tmp_path / 'readings.sqlite'}"
+    found = reviewing(str(folder), "--database", url)
+    create_study(open_database(url), "noise", design.model_dump(mode="json"))
+    found.design, found.url = design, url
     yield found
     found.stop()
 
@@ -132,7 +96,7 @@ def mark(page: Any, across: float) -> None:
     page.mouse.click(box["x"] + across * box["width"], box["y"] + 0.5 * box["height"])
 
 
-def kept(server: Server, question: str) -> list[Any]:
+def kept(server: Any, question: str) -> list[Any]:
     events = read_events(open_database(server.url), 1, "r1")
     return [(event.item, event.value) for event in events if event.question == question]
 
@@ -146,7 +110,7 @@ def until(page: Any, found: Callable[[], bool]) -> None:
     raise TimeoutError
 
 
-def test_nothing_is_lost_when_the_server_is_killed(page: Any, server: Server, tmp_path: Path) -> None:
+def test_nothing_is_lost_when_the_server_is_killed(page: Any, server: Any, tmp_path: Path) -> None:
     """Two answers of the second item and a mark are given when every process is killed; the next server shows them.
 
     All that was asked for names no arm, no folder and no image; the export holds every answer.
@@ -217,7 +181,7 @@ def test_nothing_is_lost_when_the_server_is_killed(page: Any, server: Server, tm
     assert not [url for url in (*told, page.url, page.title()) for word in secret if word in url]
 
 
-def test_items_that_are_compared_are_side_by_side(page: Any, server: Server) -> None:
+def test_items_that_are_compared_are_side_by_side(page: Any, server: Any) -> None:
     """A pair has two panes named A and B and one question; what is clicked is kept with its side."""
     engine = open_database(server.url)
     from dashboard.reading.session import DONE, Reading

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,15 +98,10 @@ def test_what_there_is_not_is_refused() -> None:
 
 
 @pytest.fixture
-def address(study: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    words = ["-c", "from medidiff.cli import main; main()", "review", str(study), "--no-browser", "--port", str(port)]
-    server = subprocess.Popen([sys.executable, *words], text=True, stdout=subprocess.PIPE, cwd=ROOT)
-    assert server.stdout is not None
-    yield server.stdout.readline().split()[-1]
-    server.send_signal(signal.SIGINT)
-    server.communicate(timeout=60)
+def address(study: Path, reviewing: Callable[..., Any]) -> Iterator[str]:
+    server = reviewing(str(study))
+    yield server.start()
+    server.stop()
 
 
 def test_what_was_drawn_is_measured_and_there_again(browser: Any, address: str, cases: dict[str, Case]) -> None:
