@@ -142,3 +142,11 @@ def test_an_absent_package_is_told_before_anything_is_read(monkeypatch: pytest.M
     monkeypatch.setattr(filters, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="free for non-commercial use only"):
         load_method(Options(method="bm3d"))
+
+
+def test_guidance_that_a_model_ignores_is_refused() -> None:
+    """The PET model was never shown nothing; a scale of 1 is no guidance, and CT has it."""
+    with pytest.raises(UsageError, match="--cfg-scale: model 'pet'"):
+        load_method(Options(mode="sample", cfg_scale=2.0), unit="SUV")
+    load_method(Options(mode="sample", cfg_scale=1.0), unit="SUV")
+    load_method(Options(mode="sample", cfg_scale=2.0), unit="HU")
