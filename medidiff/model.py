@@ -115,10 +115,14 @@ class Architecture(Settings):
 
 
 class Card(Settings):
-    """What a model is, what it was made from, and where it stands; shown by `medidiff models NAME`."""
+    """What a model is, what it was made from, and where it stands; shown by `medidiff models NAME`.
+
+    input   what its condition is: the image of a scanner, or the backprojection of projections
+    """
 
     name: str
     modality: Literal["CT", "PT"] = "CT"
+    input: Literal["image", "projections"] = "image"
     summary: str = ""
     data: tuple[str, ...] = ()
     simulated: str = ""

@@ -39,6 +39,7 @@ from medidiff.data.pet_dataset import BlockDataset
 from medidiff.data.pet_transforms import PetAugmentation
 from medidiff.data.pet_validation import judge_blocks
 from medidiff.data.prepare import Case, Cleaning
+from medidiff.data.projected import ProjectionRecipe
 from medidiff.data.transforms import Augmentation
 from medidiff.data.validation import Probe, validate
 from medidiff.diffusion.denoiser import Condition, Denoiser
@@ -99,6 +100,7 @@ class TrainSettings(Settings):
     validate_every: int = Field(default=500, ge=1)
     keep: Literal["best", "last"] = "best"  # last: where the questions of validation are not what matters
     pet: PetRecipe | None = None
+    projections: ProjectionRecipe | None = None  # learn from backprojections in place of noisy scans (CT)
     initial: Path | None = None
     stop: int | None = Field(default=None, ge=1)  # leave the schedule of `steps` here: a first stage
 
@@ -124,6 +126,8 @@ class TrainSettings(Settings):
     def _pet_is_in_blocks(self) -> TrainSettings:
         if (self.pet is not None) != (self.architecture.dimensions == 3):
             raise ValueError("a recipe for PET has `pet:` and `architecture: {dimensions: 3}`: add what is missing")
+        if self.pet and self.projections:
+            raise ValueError("projections: are those of CT: leave out `pet:` or `projections:`")
         if self.pet and self.bias_weight:
             raise ValueError(f"bias_weight {self.bias_weight:g} is for tissues of CT: leave it out")
         return self
@@ -135,9 +139,13 @@ class TrainSettings(Settings):
             if any(n % by for n in block):
                 raise ValueError(f"pet.augmentation.block {block} has a side that is no multiple of {by}")
             return self
-        patch, stride = self.augmentation.patch, self.architecture.stride
-        if patch % stride:
-            raise ValueError(f"augmentation.patch {patch} is no multiple of {stride}, which this architecture folds by")
+        name, patch = "augmentation", self.augmentation.patch
+        if self.projections:
+            name, patch = "projections", self.projections.patch
+        if patch % self.architecture.stride:
+            raise ValueError(
+                f"{name}.patch {patch} is no multiple of {self.architecture.stride}, which this architecture folds by"
+            )
         return self
 
     @model_validator(mode="before")
@@ -265,6 +273,8 @@ def smoke(settings: TrainSettings) -> TrainSettings:
     return settings.model_copy(
         update={
             "pet": _small(settings.pet),
+            "projections": settings.projections
+            and settings.projections.model_copy(update={"slices": 2, "lone": 2, "patch": 32, "views": (24.0, 48.0)}),
             "architecture": settings.architecture.model_copy(update={"widths": (8, 16), "blocks": (1, 1)}),
             "augmentation": settings.augmentation.model_copy(update={"window": 128, "patch": 32}),
             "output": settings.output.with_name(settings.output.name + "_smoke"),
@@ -541,6 +551,7 @@ def _validate(
         card = Card(
             name=settings.name,
             modality="PT" if settings.pet else "CT",
+            input="projections" if settings.projections else "image",
             summary=settings.summary,
             training=training_facts(settings, state.step),
         )

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from medidiff.simulate_pet import Acquired
     from medidiff.volume import SliceSource
 
-I0, ELECTRONIC_VARIANCE = 2e5, 10.0
 VIEWS = 720
-SOURCE_ISOCENTRE_MM, SOURCE_DETECTOR_MM, BIN_MM, BINS = 595.0, 1085.6, 1.2858, 736
 SQUARE = 1e-3  # relative
 PET_BLOCK = 16
 CT_OPTIONS, PET_OPTIONS = ("beam", "detector", "views", "arc", "i0", "electronic"), ("counts", "resolution", "ct")
@@ -203,7 +201,8 @@ def _ct(case: Case, source: SliceSource, chosen: range, options: Options, bar: B
     import numpy as np
 
     from medidiff.io.projections import Header, Scanner
-    from medidiff.physics.projectors import Beam, evenly
+    from medidiff.physics.projectors import evenly
+    from medidiff.physics.scanner import ELECTRONIC_VARIANCE, I0, scanner_beam
     from medidiff.physics.transmission import counts, transmission
     from medidiff.simulate import generator_for
     from medidiff.units import hu_to_mu
@@ -214,10 +213,10 @@ def _ct(case: Case, source: SliceSource, chosen: range, options: Options, bar: B
     geometry = source.geometry.select(chosen.start, chosen.stop)
     kind: Any = options.beam.value if options.beam else "fan"
     shape: Any = options.detector.value if options.detector else "curved" if kind == "fan" else "flat"
-    n_bins, bin_mm = _bins(kind, shape, max(source.geometry.matrix) * row_mm / 2)
-    distances = (SOURCE_ISOCENTRE_MM, SOURCE_DETECTOR_MM) if kind == "fan" else (0.0, 0.0)
-    scanner = Scanner(kind, shape, evenly(options.views or VIEWS, options.arc or 360.0), n_bins, bin_mm, *distances)
-    beam = Beam(kind, scanner.angles_rad, n_bins, bin_mm, shape, *distances)
+    angles = evenly(options.views or VIEWS, options.arc or 360.0)
+    beam = scanner_beam(angles, max(source.geometry.matrix) * row_mm / 2, kind, shape)
+    distances = (beam.source_isocentre_mm, beam.source_detector_mm)
+    scanner = Scanner(kind, shape, angles, beam.n_bins, beam.bin_mm, *distances)
     i0, electronic = options.i0 or I0, ELECTRONIC_VARIANCE if options.electronic is None else options.electronic
     parameters = {"simulation": "transmission", "dose": options.dose, "i0": i0, "seed": options.seed}
     photons = np.float32(options.dose * i0)
@@ -228,7 +227,7 @@ def _ct(case: Case, source: SliceSource, chosen: range, options: Options, bar: B
             mu = np.maximum(hu_to_mu(hu if padding is None else np.where(padding, -1000, hu)), 0)
             expected = photons * transmission(mu.astype(np.float32), row_mm, beam)
             drawn = counts(expected, electronic, generator_for(case.identity, options.seed, index))
-            yield {"counts": drawn[None], "air": np.full(n_bins, photons)}
+            yield {"counts": drawn[None], "air": np.full(beam.n_bins, photons)}
             bar(done, len(chosen))
 
     header = Header(
@@ -240,23 +239,6 @@ def _ct(case: Case, source: SliceSource, chosen: range, options: Options, bar: B
         parameters=parameters,
     )
     return header, blocks()
-
-
-def _bins(beam: str, detector: str, radius_mm: float) -> tuple[int, float]:
-    """Bins, at least those of the scanner, that see a circle, and their pitch."""
-    import numpy as np
-
-    if beam == "parallel":
-        pitch = BIN_MM * SOURCE_ISOCENTRE_MM / SOURCE_DETECTOR_MM
-        return max(BINS, 2 * int(np.ceil(radius_mm / pitch))), pitch
-    if radius_mm > 0.9 * SOURCE_ISOCENTRE_MM / np.sqrt(2):
-        raise GeometryError(
-            f"the image reaches {radius_mm:.0f} mm from its middle, too near to the source at {SOURCE_ISOCENTRE_MM:g} "
-            "mm: crop it, or take --beam parallel"
-        )
-    gamma = np.arcsin(radius_mm / SOURCE_ISOCENTRE_MM)
-    edge = SOURCE_DETECTOR_MM * (gamma if detector == "curved" else np.tan(gamma))
-    return max(BINS, 2 * int(np.ceil(edge / BIN_MM))), BIN_MM
 
 
 def _pet(case: Case, source: SliceSource, chosen: range, options: Options, bar: Bar) -> tuple[Header, Blocks]:

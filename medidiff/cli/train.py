@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medidiff.data.dataset import Batch, PatchDataset
     from medidiff.data.pet_cases import PetCase
     from medidiff.data.pet_dataset import BlockDataset
+    from medidiff.data.projected import ProjectedDataset, ProjectionRecipe
     from medidiff.data.validation import Probe
     from medidiff.progress import Progress as ProgressReport
     from medidiff.seen import Seen
@@ -60,12 +61,15 @@ def train(
     if settings.pet:
         blocks, bodies = _pet_data(settings, smoke, console)
         _run(settings, blocks, bodies, console)
-        measure: Callable[[], Seen] = partial(pet_seen_of, blocks, SMOKE_SLICES if smoke else DRAWS)
+        measure: Callable[[], Seen] | None = partial(pet_seen_of, blocks, SMOKE_SLICES if smoke else DRAWS)
+    elif settings.projections:
+        _run(settings, *_projected(settings, settings.projections, smoke, console), console)
+        measure = None  # its input is made by us: the card names the geometries
     else:
         dataset, probes = _data(settings, smoke, console)
         _run(settings, dataset, probes, console)
         measure = partial(_range_of, settings, dataset, SMOKE_SLICES if smoke else SLICES)
-    if not rank_zero_only.rank:
+    if measure and not rank_zero_only.rank:
         _store_range(settings, measure(), console)
     console.print(f"best model: {settings.output / training.BEST}   log: {settings.output / 'tensorboard'}")
     console.print(f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}.")
@@ -98,6 +102,27 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
         folders = sum(p.split == "train" and p.low is None and p.full.is_dir() for p in pairs)
         console.print(f"scans with their own noise: {len(noisy)} of {folders} series have enough even tissue")
     return samples(settings, cases.get("train", []), noisy), probes(cases.get("tune", []), settings.architecture.slab)
+
+
+def _projected(
+    settings: TrainSettings, recipe: ProjectionRecipe, smoke: bool, console: Console
+) -> tuple[ProjectedDataset, list[Probe]]:
+    from medidiff.data.manifest import one_of_each, read_manifest
+    from medidiff.data.projected import ProjectedDataset, prepare_projected, projected_probes
+
+    pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split in ("train", "tune"))
+    if smoke:
+        pairs = one_of_each(pairs)
+    slab = settings.architecture.slab
+    with _bar(console) as bar:
+        task = bar.add_task("projecting scans")
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        scans = prepare_projected(pairs, recipe, slab, settings.cache, report)
+        asked = projected_probes(pairs, slab)
+    return ProjectedDataset(scans, recipe, seed=settings.seed), asked
 
 
 def _pet_data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[BlockDataset, list[PetCase]]:

@@ -64,14 +64,15 @@ def probes(cases: Sequence[Case], slab: int) -> list[Probe]:
 
 
 def validate(answer: Answer, questions: Sequence[Probe]) -> tuple[dict[str, float], list[NDArray[np.float32]]]:
-    """RMSE ratio per colour and over all of at least one question, and the first one as (low, answer, truth)."""
-    ratios: dict[str, list[float]] = {colour: [] for colour in (*KERNELS, MEASURED)}
+    """RMSE ratio per colour (or what else a probe is named after) and over all of at least one question, and the first one as (low, answer, truth)."""
+    ratios: dict[str, list[float]] = {}
     pictures: list[NDArray[np.float32]] = []
     for probe in questions:
         low, restored = probe.slab[len(probe.slab) // 2], answer(probe.slab)
-        ratios[probe.colour].append(_rmse(restored, probe.target) / _rmse(low, probe.target))
+        ratio = _rmse(restored, probe.target) / _rmse(low, probe.target)
+        ratios.setdefault(probe.colour, []).append(ratio)
         pictures = pictures or [low, restored, probe.target]
-    figures = {colour: float(np.mean(values)) for colour, values in ratios.items() if values}
+    figures = {colour: float(np.mean(values)) for colour, values in ratios.items()}
     return figures | {"all": float(np.mean(list(figures.values())))}, pictures
 
 

@@ -13,7 +13,8 @@ Each function wraps a denoiser and returns one, so that samplers never learn of 
 of x_sigma, and `dps` takes it for certain: on a Gaussian prior their samples spread too little. A denoiser that was
 conditioned on an image made of the same data counts these data twice: the spread of its samples is no uncertainty then.
 
-x, x0 are (B, *image), y and W (B, *data). Cost is counted in calls of A and of its adjoint (`Counting`).
+x, x0 are (B, *image), y and W (B, *data). Cost is counted in calls of A and of its adjoint (`Counting`). Where the
+samples of a batch are neighbouring slices, `Across` adds a penalty of their differences to the data term.
 """
 
 from __future__ import annotations
@@ -53,13 +54,46 @@ class Counting:
         return self.operator.adjoint(y)
 
 
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Across:
+    """The penalty `weight sum huber(x_k+1 - x_k)` of neighbouring slices, the samples of a batch in their order.
+
+    huber(t) = t^2 / (2 delta) below `delta`, t - delta / 2 above: total variation along z that small steps do not feel,
+    its weights taken at the estimate that a data step begins with. `weight` is one over the unit of x.
+    """
+
+    weight: float
+    delta: float
+
+    def at(self, x: Tensor) -> Map:
+        """Its gradient, linear, with the weights of `x`."""
+        edges = self.weight / torch.clamp((x[1:] - x[:-1]).abs(), min=self.delta)
+
+        def gradient(p: Tensor) -> Tensor:
+            pulled, flow = torch.zeros_like(p), edges * (p[1:] - p[:-1])
+            pulled[:-1] -= flow
+            pulled[1:] += flow
+            return pulled
+
+        return gradient
+
+
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Data `y` (B, *data) of `operator`, with inverse variances `weight` (B, *data), 0 where nothing was measured."""
+    """Data `y` (B, *data) of `operator`, with inverse variances `weight` (B, *data), 0 where nothing was measured.
+
+    preconditioner   gives, of gamma (B,), nearly the inverse of I + gamma A^T W A; None: conjugate gradients do without
+    across           what else is asked of the samples of a batch; None: they know nothing of each other
+    """
 
     operator: Operator
     y: Tensor
     weight: Tensor
+    preconditioner: Callable[[Tensor], Map] | None = None
+    across: Across | None = None
 
     def residual(self, x: Tensor) -> Tensor:
         """`y - A x`."""
@@ -69,9 +103,20 @@ class Measurement:
         """`A^T W z`."""
         return self.operator.adjoint(self.weight * z)
 
-    def normal(self, x: Tensor) -> Tensor:
-        """`A^T W A x`."""
-        return self.back(self.operator.apply(x))
+    def terms(self, x0: Tensor) -> tuple[Tensor, Map]:
+        """Minus the gradient of the data term at `x0`, and its curvature there, `A^T W A` and that of `across`."""
+        pull, penalty = self.back(self.residual(x0)), self.across.at(x0) if self.across else None
+        if penalty is None:
+            return pull, lambda p: self.back(self.operator.apply(p))
+        return pull - penalty(x0), lambda p: self.back(self.operator.apply(p)) + penalty(p)
+
+    def solved(self, x0: Tensor, gamma: Tensor, steps: int) -> Tensor:
+        """(I + gamma H)^-1 of the pull at `x0`, H the curvature, by `steps` of conjugate gradients; gamma is (B,)."""
+        (pull, curvature), g = self.terms(x0), column(gamma, x0)
+        precondition = self.preconditioner(gamma) if self.preconditioner else None
+        return conjugate_gradients(
+            lambda p: p + g * curvature(p), pull, torch.zeros_like(x0), steps, precondition=precondition
+        )
 
     def chi_square(self, x: Tensor) -> Tensor:
         """(B,) mean over measured rays of the squared residual in standard deviations; 1 for the truth."""
@@ -79,23 +124,29 @@ class Measurement:
 
 
 def conjugate_gradients(
-    system: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, steps: int, tolerance: float = 1e-6
+    system: Map, b: Tensor, x: Tensor, steps: int, tolerance: float = 1e-6, precondition: Map | None = None
 ) -> Tensor:
-    """Solve `system(x) = b` from `x`, each sample on its own; `system` is symmetric and positive definite.
+    """Solve `system(x) = b` from `x`, each sample on its own; `system` is symmetric and positive definite, and so is
+    `precondition`, nearly its inverse.
 
-    Ends after `steps`, each one call of `system`, or when every residual has fallen below `tolerance` times |b|.
+    Ends after `steps`, each one call of `system`, or when every residual has fallen below `tolerance` times |b|; a
+    sample that has come there stays as it is.
     """
+    nearly = precondition or (lambda r: r)
     r = b - system(x) if bool(x.any()) else b
-    p, rho = r, _dot(r, r)
+    z = nearly(r)
+    p, rho = z, _dot(r, z)
     enough = tolerance**2 * _dot(b, b)
     for _ in range(steps):
-        if bool((rho <= enough).all()):
+        moving = _dot(r, r) > enough
+        if not bool(moving.any()):
             break
         q = system(p)
-        alpha = _ratio(rho, _dot(p, q))
+        alpha = torch.where(moving, _ratio(rho, _dot(p, q)), torch.zeros_like(rho))
         x, r = x + column(alpha, x) * p, r - column(alpha, x) * q
-        rho, before = _dot(r, r), rho
-        p = r + column(_ratio(rho, before), x) * p
+        z = nearly(r)
+        rho, before = _dot(r, z), rho
+        p = z + column(_ratio(rho, before), x) * p
     return x
 
 
@@ -137,9 +188,7 @@ def pigdm(denoise: Denoise, data: Measurement, spread: Callable[[Tensor], Tensor
         with torch.enable_grad():
             state = x_sigma.detach().requires_grad_()
             x0 = denoise(state, sigma)
-        r2 = column(spread(sigma), x_sigma)
-        b = data.back(data.residual(x0.detach()))
-        z = conjugate_gradients(lambda p: p + r2 * data.normal(p), b, torch.zeros_like(b), steps)
+        z = data.solved(x0.detach(), spread(sigma), steps)
         (pull,) = torch.autograd.grad(x0, state, z)
         return x0.detach() + column(sigma**2, x_sigma) * pull
 
@@ -157,7 +206,7 @@ def dps(denoise: Denoise, data: Measurement, step: float = 1.0) -> Denoise:
         with torch.enable_grad():
             state = x_sigma.detach().requires_grad_()
             x0 = denoise(state, sigma)
-        z = data.back(data.residual(x0.detach()))
+        z, _ = data.terms(x0.detach())
         (pull,) = torch.autograd.grad(x0, state, z)
         return x0.detach() + step * column(sigma**2, x_sigma) * pull
 
@@ -166,9 +215,7 @@ def dps(denoise: Denoise, data: Measurement, step: float = 1.0) -> Denoise:
 
 def _proximal(x0: Tensor, data: Measurement, gamma: Tensor, steps: int) -> Tensor:
     """The x that minimises |x - x0|^2 + gamma |A x - y|_W^2, by `steps` from x0; gamma is (B,)."""
-    g = column(gamma, x0)
-    b = g * data.back(data.residual(x0))
-    return x0 + conjugate_gradients(lambda p: p + g * data.normal(p), b, torch.zeros_like(x0), steps)
+    return x0 + column(gamma, x0) * data.solved(x0, gamma, steps)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
