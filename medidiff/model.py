@@ -344,6 +344,7 @@ def embedded() -> dict[str, Path]:
 
 DEFAULT = "ct"
 DEFAULT_FOR: dict[Unit, str] = {"HU": DEFAULT, "SUV": "pet"}
+FOR_PROJECTIONS = "ct-projections"
 
 
 def _find(name: str | Path) -> Path:

@@ -24,9 +24,10 @@ INPUT = "Input and output"
 COMPUTING = "Computing"
 PROJECTIONS = "Projections (FILE.h5 of medidiff project)"
 SUFFIXES = (".h5", ".hdf5")  # as in io/projections.py, which is too heavy for --help
-OF_PROJECTIONS = ("iterations", "kernel", "projector")
+OF_PROJECTIONS = ("iterations", "kernel", "projector", "data_guidance", "unconditional", "z_smoothing")
 WITH_PROJECTIONS = (
     *("path", "out", "method", "smoothing", "overwrite", "transfer_syntax", "deterministic_uids", "device"),
+    *("mode", "model", "steps", "draws", "seed", "precision"),
     *OF_PROJECTIONS,
 )  # fmt: skip
 
@@ -97,8 +98,8 @@ def reconstruct(
         str,
         typer.Option(
             help="[b]model[/b], or instead of one: identity, gaussian, bilateral, nlm (non-local means), tv (total "
-            "variation), bm3d (a separate package, for non-commercial use only). Of projections: fbp, sirt, cgls, "
-            "pwls, tv; of PET osem, map-rdp.",
+            "variation), bm3d (a separate package, for non-commercial use only). Of projections: [b]diffusion[/b], "
+            "fbp, sirt, cgls, pwls, tv; of PET osem, map-rdp.",
             rich_help_panel=CLASSICAL,
         ),
     ] = "model",
@@ -106,7 +107,8 @@ def reconstruct(
         float | None,
         typer.Option(
             help="Its strength, in noise levels of the scan (gaussian: in pixels). Default: what medidiff tune found. "
-            "Of projections: in noise levels of the data (pwls, tv), mm (osem), beta (map-rdp).",
+            "Of projections: in noise levels of the data (pwls, tv), mm (osem), beta (map-rdp), trust in the network "
+            "against the data (diffusion).",
             rich_help_panel=CLASSICAL,
         ),
     ] = None,
@@ -132,6 +134,28 @@ def reconstruct(
         str,
         typer.Option(help="[b]torch[/b], or astra (a separate package; flat detectors).", rich_help_panel=PROJECTIONS),
     ] = "torch",
+    data_guidance: Annotated[
+        str | None,
+        typer.Option(
+            help="Of diffusion, how the data pull at its estimates: diffpir (default), dds, pigdm or dps.",
+            rich_help_panel=PROJECTIONS,
+        ),
+    ] = None,
+    unconditional: Annotated[
+        bool,
+        typer.Option(
+            "--unconditional",
+            help="Of diffusion: do not show the network the backprojection of the data.",
+            rich_help_panel=PROJECTIONS,
+        ),
+    ] = False,
+    z_smoothing: Annotated[
+        float | None,
+        typer.Option(
+            help="Of diffusion: weight of the total variation across slices, against flicker, in 1/HU. Default 0.",
+            rich_help_panel=PROJECTIONS,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=COMPUTING)] = "auto",
     engine: Annotated[
         str,
@@ -144,7 +168,10 @@ def reconstruct(
             rich_help_panel=COMPUTING,
         ),
     ] = "32",
-    steps: Annotated[int | None, typer.Option(help="Sampler steps. Default 6.", rich_help_panel=SAMPLING)] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Sampler steps. Default 6; of diffusion from projections 12.", rich_help_panel=SAMPLING),
+    ] = None,
     sampler: Annotated[
         str | None,
         typer.Option(help="ddpm, ddim, plms, euler, euler_a, heun or dpmpp_2m (default).", rich_help_panel=SAMPLING),
@@ -213,7 +240,8 @@ def _reconstruct_projections(path: Path, out: Path, given: list[str], values: Ma
         raise UsageError(f"{_flag(unused[0])} is for images, {path} holds projections: leave it out")
     if "method" not in given:
         raise UsageError(f"{path} holds projections: say how to reconstruct them with --method, e.g. --method fbp")
-    from medidiff.inference.projections import ProjectionOptions, reconstruct_projections
+    from medidiff.inference.projection_options import ProjectionOptions
+    from medidiff.inference.projections import reconstruct_projections
 
     names = [name for name in WITH_PROJECTIONS if name not in ("path", "out")]
     options = ProjectionOptions(**{name: values[name] for name in names})

@@ -61,15 +61,15 @@ def train(
     if settings.pet:
         blocks, bodies = _pet_data(settings, smoke, console)
         _run(settings, blocks, bodies, console)
-        measure: Callable[[], Seen] | None = partial(pet_seen_of, blocks, SMOKE_SLICES if smoke else DRAWS)
+        measure: Callable[[], Seen] = partial(pet_seen_of, blocks, SMOKE_SLICES if smoke else DRAWS)
     elif settings.projections:
-        _run(settings, *_projected(settings, settings.projections, smoke, console), console)
-        measure = None  # its input is made by us: the card names the geometries
+        patches, asked, measure = _projected(settings, settings.projections, smoke, console)
+        _run(settings, patches, asked, console)
     else:
         dataset, probes = _data(settings, smoke, console)
         _run(settings, dataset, probes, console)
         measure = partial(_range_of, settings, dataset, SMOKE_SLICES if smoke else SLICES)
-    if measure and not rank_zero_only.rank:
+    if not rank_zero_only.rank:
         _store_range(settings, measure(), console)
     console.print(f"best model: {settings.output / training.BEST}   log: {settings.output / 'tensorboard'}")
     console.print(f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}.")
@@ -106,9 +106,10 @@ def _data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[Patch
 
 def _projected(
     settings: TrainSettings, recipe: ProjectionRecipe, smoke: bool, console: Console
-) -> tuple[ProjectedDataset, list[Probe]]:
+) -> tuple[ProjectedDataset, list[Probe], Callable[[], Seen]]:
     from medidiff.data.manifest import one_of_each, read_manifest
     from medidiff.data.projected import ProjectedDataset, prepare_projected, projected_probes
+    from medidiff.data.seen import projected_seen
 
     pairs = tuple(p for p in read_manifest(settings.manifest, settings.data_root) if p.split in ("train", "tune"))
     if smoke:
@@ -122,7 +123,7 @@ def _projected(
 
         scans = prepare_projected(pairs, recipe, slab, settings.cache, report)
         asked = projected_probes(pairs, slab)
-    return ProjectedDataset(scans, recipe, seed=settings.seed), asked
+    return ProjectedDataset(scans, recipe, seed=settings.seed), asked, partial(projected_seen, scans, pairs)
 
 
 def _pet_data(settings: TrainSettings, smoke: bool, console: Console) -> tuple[BlockDataset, list[PetCase]]:

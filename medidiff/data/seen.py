@@ -13,6 +13,7 @@ from monai.transforms import Compose
 
 from medidiff.data.dataset import PatchDataset
 from medidiff.data.manifest import Pair
+from medidiff.data.projected import Measured
 from medidiff.data.transforms import Augmentation, RandPatchesd
 from medidiff.io.dicom import open_series, scan
 from medidiff.io.headers import text
@@ -40,6 +41,15 @@ def seen_of(dataset: PatchDataset, pairs: Sequence[Pair], factors: Sequence[floa
     level = ranges["noise_hu"]
     ranges["noise_hu"] = None if level is None else level.at_least(LEAST_NOISE)
     return _of_headers(pairs, factors).model_copy(update={"slices": slices, **ranges})
+
+
+def projected_seen(scans: Sequence[Measured], pairs: Sequence[Pair]) -> Seen:
+    """The range of a recipe of projections: the levels and colours of its backprojections, and headers of the train
+    split."""
+    levels, half, quarter = np.concatenate([scan.facts for scan in scans]).T
+    ranges = {"noise_hu": levels, "colour_half": half, "colour_quarter": quarter}
+    found = {name: Range.of(float(value) for value in values) for name, values in ranges.items()}
+    return _of_headers(pairs, (1.0,)).model_copy(update={"slices": len(levels), **found})
 
 
 def pixel_factors(factors: Sequence[float], settings: Augmentation) -> tuple[float, ...]:

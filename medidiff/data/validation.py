@@ -64,7 +64,8 @@ def probes(cases: Sequence[Case], slab: int) -> list[Probe]:
 
 
 def validate(answer: Answer, questions: Sequence[Probe]) -> tuple[dict[str, float], list[NDArray[np.float32]]]:
-    """RMSE ratio per colour (or what else a probe is named after) and over all of at least one question, and the first one as (low, answer, truth)."""
+    """RMSE ratio per colour (or what else a probe is named after) and over all of at least one question, and the first
+    one as (low, answer, truth)."""
     ratios: dict[str, list[float]] = {}
     pictures: list[NDArray[np.float32]] = []
     for probe in questions:

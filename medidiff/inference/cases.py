@@ -160,7 +160,7 @@ class DicomCase:
         writer = DerivedWriter(
             source,
             writing.places[k].work,
-            _of_map(writing.derivation, source.unit) if is_map else writing.derivation,
+            of_map(writing.derivation, source.unit) if is_map else writing.derivation,
             series_number_offset=SERIES_NUMBER_OFFSETS[k],
             transfer_syntax=writing.transfer_syntax,
             deterministic_uids=source.series.instances[0].sop_instance_uid if writing.deterministic_uids else None,
@@ -170,7 +170,7 @@ class DicomCase:
         return DicomSink(writing.places[k], writer)
 
 
-def _of_map(derivation: Derivation, unit: Unit) -> Derivation:
+def of_map(derivation: Derivation, unit: Unit) -> Derivation:
     """What is said of the uncertainty map that belongs to an image."""
     return replace(
         derivation,

@@ -21,6 +21,7 @@ Solvers are generators: each yields its image (B, rows, columns) after every ite
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def pwls(
     if not bool((lam > 0).any()):
         yield from _conjugate_gradients(operator, y, weights, start)
     x, slope = start, _column(lam / delta)
-    precondition = _preconditioner(operator, y, weights, slope)
+    precondition = Preconditioner.of(operator, weights).inverse(slope * _laplace(start))
     while True:
         edges = torch.clamp(delta / _length(gradient(x)), max=1)
 
@@ -158,28 +159,46 @@ def _conjugate_gradients(
         p = better + _column(power / torch.clamp(before, min=TINY)) * p
 
 
-def _preconditioner(operator: LinearOperator, y: Tensor, weights: Tensor | None, slope: Tensor) -> Map:
-    """Nearly the inverse of `A^T W A + slope (-laplace)`: `E^-1 F^-1 (G + slope L / E^2)^-1 F E^-1`, `E^2` the mean
-    weight of the rays through a pixel, `G` the transform of `A^T A` at the middle (Fessler & Booth 1999, IEEE TIP
-    8:688).
+@dataclass(frozen=True, eq=False)
+class Preconditioner:
+    """Nearly the inverse of `A^T W A + P`, `P` a filter with the spectrum `p`: `E^-1 F^-1 (G + p / E^2)^-1 F E^-1`,
+    `E^2` the mean weight of the rays through a pixel, `G` the transform of `A^T A` at the middle (Fessler & Booth 1999,
+    IEEE TIP 8:688).
     """
-    rows, columns = operator.in_shape
-    middle = y.new_zeros(1, rows, columns)
-    middle[0, rows // 2, columns // 2] = 1
-    response = torch.fft.rfft2(operator.adjoint(operator.apply(middle))).abs()
+
+    response: Tensor  # (rows, frequencies) G
+    squares: Tensor  # (B, rows, columns) E^2
+    typical: Tensor  # (B, 1, 1) their median
+
+    @classmethod
+    def of(cls, operator: LinearOperator, weights: Tensor | None) -> Preconditioner:
+        """`weights` (B, views, bins); None is 1."""
+        rows, columns = operator.in_shape
+        like = torch.ones((), device=operator.device) if weights is None else weights
+        middle = like.new_zeros(1, rows, columns)
+        middle[0, rows // 2, columns // 2] = 1
+        response = torch.fft.rfft2(operator.adjoint(operator.apply(middle))).abs()
+        seen = operator.adjoint(like.new_ones(1, *operator.out_shape))
+        squares = torch.ones_like(seen) if weights is None else operator.adjoint(weights) * _inverse(seen)
+        typical = squares.flatten(1).median(1).values[:, None, None]
+        return cls(response, torch.clamp(squares, min=LEAST_SEEN * typical), typical)
+
+    def inverse(self, penalty: Tensor) -> Map:
+        """`penalty` is `p`, (B, rows, frequencies) or what broadcasts to it."""
+        response = torch.clamp(self.response, min=LEAST_SEEN * self.response.max())
+        filtered, root, shape = response + penalty / self.typical, self.squares.sqrt(), self.squares.shape[1:]
+
+        def precondition(g: Tensor) -> Tensor:
+            return torch.fft.irfft2(torch.fft.rfft2(g / root) / filtered, s=shape) / root
+
+        return precondition
+
+
+def _laplace(like: Tensor) -> Tensor:
+    """(rows, frequencies) the spectrum of `-divergence(gradient)` of images (B, rows, columns), periodic."""
+    rows, columns = like.shape[1:]
     down, across = torch.fft.fftfreq(rows)[:, None], torch.fft.rfftfreq(columns)
-    laplace = (4 - 2 * torch.cos(2 * torch.pi * down) - 2 * torch.cos(2 * torch.pi * across)).to(y)
-    seen = operator.adjoint(torch.ones_like(y[:1]))
-    squares = torch.ones_like(seen) if weights is None else operator.adjoint(weights) * _inverse(seen)
-    typical = squares.flatten(1).median(1).values[:, None, None]
-    squares = torch.clamp(squares, min=LEAST_SEEN * typical)
-    filtered = torch.clamp(response, min=LEAST_SEEN * response.max()) + slope / typical * laplace
-
-    def precondition(g: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft2(g / squares.sqrt()) / filtered
-        return torch.fft.irfft2(spectrum, s=(rows, columns)) / squares.sqrt()
-
-    return precondition
+    return (4 - 2 * torch.cos(2 * torch.pi * down) - 2 * torch.cos(2 * torch.pi * across)).to(like)
 
 
 def gradient(u: Tensor) -> Tensor:

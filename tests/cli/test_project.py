@@ -16,7 +16,7 @@ from pydicom import dcmread
 from medidiff.io.dicom import load_volume
 
 SMALL = ("--views", 48)
-CT_METHODS = ("fbp", "sirt", "cgls", "pwls", "tv")
+CT_METHODS = ("fbp", "sirt", "cgls", "pwls", "tv", "diffusion")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, cli: Any, projected: Path, m
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr("medidiff.inference.projections.chi_square", stopped)
+    monkeypatch.setattr("medidiff.inference.classical.chi_square", stopped)
     assert cli("reconstruct", projected, "-o", tmp_path / "parts", *same).code == 130
     assert len(list((tmp_path / "parts" / ".unfinished" / "001_CT_cgls").iterdir())) == 8
     monkeypatch.undo()
@@ -181,12 +181,26 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "no method": ((), "say how to reconstruct them with --method"),
     "a filter of images": (("--method", "nlm"), "'nlm' does not reconstruct projections: choose one of fbp"),
     "a method of PET": (("--method", "osem"), "--method osem is for PET"),
-    "an option of images": (("--method", "fbp", "--mode", "quantitative"), "--mode is for images"),
+    "an option of images": (("--method", "fbp", "--strength", 50), "--strength is for images"),
+    "samples of fbp": (("--method", "fbp", "--mode", "sample"), "--mode sample is for --method diffusion"),
+    "texture": (("--method", "diffusion", "--mode", "texture"), "choose one of quantitative, uncertainty, sample"),
+    "a model for fbp": (("--method", "fbp", "--model", "ct"), "--model is for --method diffusion"),
+    "guidance of tv": (("--method", "tv", "--data-guidance", "dds"), "--data-guidance is for --method diffusion"),
+    "no such guidance": (("--method", "diffusion", "--data-guidance", "magic"), "choose one of diffpir, dds, pigdm"),
+    "no steps": (("--method", "diffusion", "--steps", 0), "--steps must be 1 to 1000"),
+    "a seed for nothing": (("--method", "diffusion", "--seed", 3), "nothing is drawn in this mode"),
+    "draws of a sample": (("--method", "diffusion", "--mode", "sample", "--draws", 4), "for --mode uncertainty"),
+    "no trust at all": (("--method", "diffusion", "--smoothing", 0), "would leave nothing to the network"),
+    "one slice at a time": (
+        ("--method", "diffusion", "--data-guidance", "dps", "--z-smoothing", 1),
+        "does one slice at a time",
+    ),
+    "a prior with other units": (("--method", "diffusion", "--model", "pet"), "works on PT in SUV"),
     "iterations of fbp": (("--method", "fbp", "--iterations", 3), "--iterations is not used by --method fbp"),
     "smoothing of cgls": (("--method", "cgls", "--smoothing", 3), "--smoothing is not used by --method cgls"),
     "a kernel of tv": (("--method", "tv", "--kernel", "hann"), "it is for fbp"),
     "no such kernel": (("--method", "fbp", "--kernel", "sharp"), "choose one of ram-lak"),
-    "no such projector": (("--method", "fbp", "--projector", "gpu"), "choose torch or astra"),
+    "no such projector": (("--method", "fbp", "--projector", "gpu"), "choose one of torch, astra"),
     "negative smoothing": (("--method", "tv", "--smoothing", -1), "--smoothing must be 0 or more"),
 }
 

@@ -1,0 +1,259 @@
+"""CT from projections by a diffusion model with the measured data in the loop.
+
+    y      filtered backprojection of the data, what the network is told (with `unconditional` nothing)
+    x      <- E[x | y], pulled to the data; without a condition the network takes y for an image with white noise
+    x      <- D(x, sigma | y), pulled to the data, down a ladder of sigma        (diffusion/consistency.py)
+
+The ladder falls from LADDER[0] to LADDER[1] times the noise level of y. In `quantitative` no noise is added: the
+estimate itself takes the place of x_sigma, and its errors that of the noise (plug-and-play; Venkatakrishnan et al.
+2013, Zhang et al. 2022, arXiv:2008.13751), which has a smaller square error than any sample. `sample` starts with noise
+and draws it anew at each level (the ancestral sampler), `uncertainty` is the spread of `draws` samples about the
+quantitative image. A network that was told y counts the data twice in them; see docs/projections.md.
+
+`smoothing` s says how far the network is trusted: DiffPIR's gamma = sigma^2 / s, DDS with the constant variance of y
+over s, Pi-GDM's r^2 over s, DPS' step over s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medidiff.diffusion.consistency import Across, Map, Measurement, dds, diffpir, dps, pigdm
+from medidiff.diffusion.denoiser import Condition, Denoise, Denoiser
+from medidiff.diffusion.samplers import Step, ancestral, euler
+from medidiff.diffusion.schedule import CaseNoise, case_seed, karras
+from medidiff.errors import ModelError
+from medidiff.inference.classical import BLOCK, Array, Ct, Done, trusted
+from medidiff.inference.engine import prepare
+from medidiff.inference.options import AUTO
+from medidiff.inference.projection_options import ProjectionOptions
+from medidiff.inference.restore import exact_convolutions
+from medidiff.io.projections import Projections
+from medidiff.model import FOR_PROJECTIONS, Model, load
+from medidiff.patches import crop, pad_to_multiple, slab_indices
+from medidiff.physics.iterative import Preconditioner, chi_square
+from medidiff.physics.operators import LinearOperator
+from medidiff.seen import Range
+from medidiff.units import MU_WATER_PER_MM, mu_to_hu
+
+KERNEL = "hann"  # of the backprojection that networks are trained on
+LADDER = (4.0, 0.2)  # times the noise level of the backprojection
+CG_STEPS = 8
+DIFFERENCE_HU = 5.0  # between neighbouring slices, below which a penalty does not feel it
+ONE_BY_ONE = ("pigdm", "dps")  # gradients through the network: its memory does for one slice
+
+
+@dataclass(frozen=True, eq=False)
+class InModelUnits:
+    """A projector of images (B, 1, rows, columns) in the units of a model: A (water + slope x) - A water."""
+
+    operator: LinearOperator
+    slope: float
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.slope * self.operator.apply(x[:, 0])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.slope * self.operator.adjoint(y)[:, None]
+
+
+class Guided(Ct):
+    """`--method diffusion`."""
+
+    def __init__(
+        self, projections: Projections, options: ProjectionOptions, device: torch.device, identity: str
+    ) -> None:
+        super().__init__(projections, options, device)
+        self.model = _model(options).to(device)
+        self.engine = prepare(self.model, "torch", options.precision)  # type: ignore[arg-type]  # options know better
+        self.parameters = self.parameters | {"engine": self.engine}
+        self.parameters |= {"model": self.model.card.name, "model_sha256": self.model.sha256}
+        self.mode, self.case = options.mode, case_seed(identity, self.parameters.get("seed", 0))
+        self.warnings = _warnings(self.model, options)
+        walks = 1 + self.parameters.get("draws", 0)
+        self.nfe = walks * self.parameters["steps"] + self.is_conditional
+        self.slope = MU_WATER_PER_MM * self.model.scaling.factor / 1000
+
+    @property
+    def is_conditional(self) -> bool:
+        return bool(self.parameters["prior"] == "conditional")
+
+    def slices(self, missing: list[int]) -> Iterator[Done]:
+        size = 1 if self.parameters["data_guidance"] in ONE_BY_ONE else BLOCK
+        if not self.parameters["z_smoothing"]:
+            for start in range(0, len(missing), size):
+                yield self.block(missing[start : start + size])
+            return
+        n = self.projections.header.shape[0]
+        for start in range(0, n, size):  # always the same blocks, with a slice more at each end: a slice sees the same
+            wanted = [k for k in range(start, min(start + size, n)) if k in missing]
+            if wanted:
+                yield _only(self.block(list(range(max(start - 1, 0), min(start + size + 1, n)))), wanted)
+
+    def block(self, indices: list[int]) -> Done:
+        line, weights = self.data(indices)
+        self.operator.applied = self.operator.adjoined = 0
+        grad = self.parameters["data_guidance"] in ONE_BY_ONE
+        with torch.inference_mode(not grad), torch.set_grad_enabled(grad), exact_convolutions(self.operator.device):
+            images, deviations = self._estimate(indices, line, weights)
+        x = MU_WATER_PER_MM + self.slope * images[:, 0]
+        residuals = chi_square(self.operator, line, weights, x).cpu().numpy()
+        self.count()
+        hu = np.asarray(mu_to_hu(x.cpu().numpy()), np.float32)
+        return Done(indices, hu, residuals, None if deviations is None else self._in_hu(deviations))
+
+    def _estimate(self, indices: list[int], line: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        conditions = self._conditions(indices, line)
+        data = self._measurement(line, weights)
+        level = torch.cat([cond.r for cond in conditions])
+        guide = partial(self._guided, data=data, level=level)
+        matrix = self.projections.header.geometry.matrix
+        told = conditions if self.is_conditional else [cond.as_null() for cond in conditions]
+        denoise = guide(_one_by_one(self._denoiser, told, matrix, self.model.stride))
+        sigmas = karras(self.parameters["steps"], LADDER[1], LADDER[0])[:, None].to(level) * level
+        start = self._start(conditions, matrix)
+        if self.mode == "sample":
+            return self._sample(denoise, start, sigmas, indices, 0), None
+        image = _last(euler(denoise, start, sigmas))
+        if self.mode == "quantitative":
+            return image, None
+        samples = [self._sample(denoise, start, sigmas, indices, k) for k in range(self.parameters["draws"])]
+        return image, torch.stack(samples).std(dim=0)
+
+    @property
+    def _denoiser(self) -> Denoiser:
+        assert isinstance(self.model.denoiser, Denoiser)  # `_model` has seen to it
+        return self.model.denoiser
+
+    def _start(self, conditions: list[Condition], matrix: tuple[int, int]) -> Tensor:
+        """(B, 1, rows, columns) E[x | y]; without a condition y itself."""
+        if not self.is_conditional:
+            return torch.cat([crop(cond.y, matrix) for cond in conditions])
+        return torch.cat([crop(self._denoiser.mean(cond), matrix) for cond in conditions])
+
+    def _sample(self, denoise: Denoise, start: Tensor, sigmas: Tensor, indices: list[int], k: int) -> Tensor:
+        noise = CaseNoise(self.case, indices, sample=k)
+        x = start + sigmas[0][:, None, None, None] * noise(start)
+        return _last(ancestral(denoise, x, sigmas, noise=noise))
+
+    def _guided(self, denoise: Denoise, data: Measurement, level: Tensor) -> Denoise:
+        s, name = self.parameters["smoothing"], self.parameters["data_guidance"]
+        if name == "diffpir":
+            return diffpir(denoise, data, s, CG_STEPS)
+        if name == "dds":
+            return dds(denoise, data, float((level**2).mean()) / s, CG_STEPS)
+        if name == "dps":
+            return dps(denoise, data, 1 / s)
+        spread: Callable[[Tensor], Tensor] = lambda sigma: sigma**2 * level**2 / (sigma**2 + level**2) / s  # noqa: E731
+        return pigdm(denoise, data, spread, CG_STEPS)
+
+    def _conditions(self, indices: list[int], line: Tensor) -> list[Condition]:
+        """What the network is told of each slice: its backprojection between those of its neighbours."""
+        n = self.projections.header.shape[0]
+        slabs = {k: slab_indices(k, n, self.model.slab) for k in indices}
+        others = sorted({j for slab in slabs.values() for j in slab} - set(indices))
+        images = dict(zip(indices, self._backprojected(line), strict=True))
+        if others:
+            images |= dict(zip(others, self._backprojected(self.data(others)[0]), strict=True))
+        told = (self.model.condition(np.stack([images[j] for j in slabs[k]])) for k in indices)
+        return [_as_seen(cond, self.model) for cond in told]
+
+    def _backprojected(self, line: Tensor) -> Array:
+        return np.asarray(mu_to_hu(self.fbp(line, KERNEL).cpu().numpy()), np.float32)
+
+    def _measurement(self, line: Tensor, weights: Tensor) -> Measurement:
+        weights = trusted(weights)
+        operator = InModelUnits(self.operator, self.slope)
+        water = self.operator.apply(
+            torch.full_like(line[:1, :1, :1], MU_WATER_PER_MM).expand(1, *self.operator.in_shape)
+        )
+        nearly = Preconditioner.of(self.operator, weights)
+
+        def preconditioner(gamma: Tensor) -> Map:
+            scale = gamma * self.slope**2
+            inverse = nearly.inverse((1 / scale)[:, None, None])
+            return lambda r: (inverse(r[:, 0]) / scale[:, None, None])[:, None]
+
+        z = self.parameters["z_smoothing"]
+        across = None
+        if z:
+            factor = self.model.scaling.factor
+            across = Across(z * factor, DIFFERENCE_HU / factor)
+        return Measurement(operator, line - water, weights, preconditioner, across)
+
+    def _in_hu(self, deviations: Tensor) -> Array:
+        return np.asarray(deviations[:, 0].cpu().numpy() * self.model.scaling.factor, np.float32)
+
+
+def _one_by_one(denoiser: Denoiser, conditions: list[Condition], matrix: tuple[int, int], stride: int) -> Denoise:
+    """The network for a batch of slices, each with its condition; one at a time, so that none depends on the others."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        padded = [pad_to_multiple(one, stride) for one in x.split(1)]
+        answers = [denoiser(one, s, cond) for one, s, cond in zip(padded, sigma.split(1), conditions, strict=True)]
+        return torch.cat([crop(answer, matrix) for answer in answers])
+
+    return denoise
+
+
+def _as_seen(cond: Condition, model: Model) -> Condition:
+    """The level and colours of the noise brought into the range of training: there may be next to none in an even
+    object, and a network that is told of a colour that it never saw can answer anything."""
+    seen, factor = model.card.seen, model.scaling.factor
+    if seen is None:
+        return cond
+
+    def within(values: Tensor, known: Range | None, unit: float = 1.0) -> Tensor:
+        return values if known is None else values.clamp(known.low / unit, known.high / unit)
+
+    colours = zip(cond.colour.split(1, dim=1), (seen.colour_half, seen.colour_quarter), strict=True)
+    colour = torch.cat([within(values, known) for values, known in colours], dim=1)
+    return replace(cond, r=within(cond.r, seen.noise_hu, factor), colour=colour)
+
+
+def _only(done: Done, wanted: list[int]) -> Done:
+    """The slices that were asked for."""
+    rows = [done.indices.index(k) for k in wanted]
+    deviations = None if done.deviations is None else done.deviations[rows]
+    return Done(wanted, done.images[rows], done.residuals[rows], deviations)
+
+
+def _last(steps: Iterator[Step]) -> Tensor:
+    """Where a sampler ends."""
+    return deque(steps, maxlen=1).pop().x
+
+
+def _model(options: ProjectionOptions) -> Model:
+    """Raises ModelError for a model that is not for CT in HU, or that gives one estimate only."""
+    name = FOR_PROJECTIONS if options.model in (None, AUTO) else options.model
+    assert name is not None
+    model = load(name)
+    if model.scaling.unit != "HU" or model.card.modality != "CT":
+        raise ModelError(
+            f"model '{model.card.name}' works on {model.card.modality} in {model.scaling.unit}, the projections are of "
+            "CT and become HU: choose a model for CT"
+        )
+    if not model.can_sample:
+        raise ModelError(
+            f"model '{model.card.name}' ({model.architecture.network}) gives one best estimate and cannot be guided by "
+            "data: choose a diffusion model"
+        )
+    return model
+
+
+def _warnings(model: Model, options: ProjectionOptions) -> list[str]:
+    told = []
+    if model.card.input != "projections" and not options.unconditional:
+        told.append(
+            f"model '{model.card.name}' was not trained on backprojections: its first estimate may keep their streaks"
+        )
+    if options.mode == "uncertainty":
+        told.append("the uncertainty map is not calibrated: it is the raw spread of samples")
+    return told
