@@ -114,8 +114,14 @@ class Measurement:
         """(I + gamma H)^-1 of the pull at `x0`, H the curvature, by `steps` of conjugate gradients; gamma is (B,)."""
         (pull, curvature), g = self.terms(x0), column(gamma, x0)
         precondition = self.preconditioner(gamma) if self.preconditioner else None
+        coupled = self.across is not None
         return conjugate_gradients(
-            lambda p: p + g * curvature(p), pull, torch.zeros_like(x0), steps, precondition=precondition
+            lambda p: p + g * curvature(p),
+            pull,
+            torch.zeros_like(x0),
+            steps,
+            precondition=precondition,
+            coupled=coupled,
         )
 
     def chi_square(self, x: Tensor) -> Tensor:
@@ -124,28 +130,40 @@ class Measurement:
 
 
 def conjugate_gradients(
-    system: Map, b: Tensor, x: Tensor, steps: int, tolerance: float = 1e-6, precondition: Map | None = None
+    system: Map,
+    b: Tensor,
+    x: Tensor,
+    steps: int,
+    tolerance: float = 1e-6,
+    precondition: Map | None = None,
+    *,
+    coupled: bool = False,
 ) -> Tensor:
-    """Solve `system(x) = b` from `x`, each sample on its own; `system` is symmetric and positive definite, and so is
-    `precondition`, nearly its inverse.
+    """Solve `system(x) = b` from `x`; `system` is symmetric and positive definite, and so is `precondition`, nearly its
+    inverse.
 
-    Ends after `steps`, each one call of `system`, or when every residual has fallen below `tolerance` times |b|; a
-    sample that has come there stays as it is.
+    Each sample is solved on its own, unless they are `coupled` by the system. Ends after `steps`, each one call of
+    `system`, or when every residual has fallen below `tolerance` times |b|; a sample that has come there stays.
     """
     nearly = precondition or (lambda r: r)
+
+    def dot(u: Tensor, v: Tensor) -> Tensor:
+        found = _dot(u, v)
+        return found.sum().expand(len(found)) if coupled else found
+
     r = b - system(x) if bool(x.any()) else b
     z = nearly(r)
-    p, rho = z, _dot(r, z)
-    enough = tolerance**2 * _dot(b, b)
+    p, rho = z, dot(r, z)
+    enough = tolerance**2 * dot(b, b)
     for _ in range(steps):
-        moving = _dot(r, r) > enough
+        moving = dot(r, r) > enough
         if not bool(moving.any()):
             break
         q = system(p)
-        alpha = torch.where(moving, _ratio(rho, _dot(p, q)), torch.zeros_like(rho))
+        alpha = torch.where(moving, _ratio(rho, dot(p, q)), torch.zeros_like(rho))
         x, r = x + column(alpha, x) * p, r - column(alpha, x) * q
         z = nearly(r)
-        rho, before = _dot(r, z), rho
+        rho, before = dot(r, z), rho
         p = z + column(_ratio(rho, before), x) * p
     return x
 
@@ -219,7 +237,8 @@ def _proximal(x0: Tensor, data: Measurement, gamma: Tensor, steps: int) -> Tenso
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)
+    """(B,) summed in double precision, so that the order of the sum, which changes with B, does not show."""
+    return (a * b).flatten(1).sum(1, dtype=torch.float64).to(a.dtype)
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

@@ -4,13 +4,17 @@
     x0     E[x | y] of the network, block by block (see blocks.py)
     x      the maximum of    L(x) - sum (x - x0)^2 / (2 trust v)    L: Poisson log-likelihood of the counts
 
+and again from x, filtered as little as in training, in place of y: `steps` times (plug-and-play; Venkatakrishnan et al.
+2013). The last x is the answer. What the network is shown then is no scan any more; that it helps is measured, not
+derived (benchmarks/projections_pet.py).
+
 A network shrinks what stands out towards what surrounds it, a small lesion by a third or more at a twentieth of the
 counts: truth - x0 is about a share of x0 - G x0, `G` a Gaussian of WIDE_MM. So the estimate is believed where it is
 even, where all it does is take out noise, and the counts are where it shows structure:
 
     v = (x0 - G x0)^2 + (SHARE r)^2        r: local noise level of y (medidiff.noise.activity)
 
-`trust` 1 is a loss of half of the contrast. With 0 the answer is x0, with a large value that of OSEM from x0 on.
+`trust` 1 is a loss of half of the contrast. With 0 x is x0, with a large value OSEM that starts from x0.
 EM's surrogate for L and the penalty, `t = trust v`, have their common maximum at the root of a quadratic
 (De Pierro 1995, IEEE TMI 14:132), which is never negative and leaves no step to be chosen:
 
@@ -43,9 +47,10 @@ from medidiff.progress import Progress, silent
 Array = NDArray[np.float32]
 Spacing = tuple[float, float, float]
 
-TRUST = 0.5
+TRUST = 0.3
+STEPS = 2
 PULLS = 2  # iterations over all subsets; more change lesions by 1 % at most
-FILTER_MM = 5.0
+FILTER_MM, AGAIN_MM = 5.0, 3.0  # before the network, at first and later: training smoothed by 3 mm at least
 WIDE_MM = 25.0  # FWHM of what surrounds a voxel
 SHARE = 0.1  # of the noise level: what the network may be off where it shows nothing
 FWHM = 2 * np.sqrt(2 * np.log(2))
@@ -53,10 +58,10 @@ FWHM = 2 * np.sqrt(2 * np.log(2))
 
 @dataclass(frozen=True, eq=False)
 class GuidedPet:
-    """(slices, rows, columns) in SUV: the answer, the network's own, and the filtered OSEM that it saw.
+    """(slices, rows, columns) in SUV: the answer, the network's of the first step, and the filtered OSEM that it saw.
 
     calls   how often each slice met the whole projector ("apply") and its adjoint; nfe: network evaluations of a slice
-    weight  share of the network's change that each slice was allowed (see guard.py)
+    weight  share of the network's change that each slice was allowed in the first step (see guard.py)
     """
 
     images: Array
@@ -74,6 +79,7 @@ def guided_osem(
     spacing_mm: Spacing,
     *,
     trust: float = TRUST,
+    steps: int = STEPS,
     pulls: int = PULLS,
     iterations: int = ITERATIONS,
     subsets: int = SUBSETS,
@@ -86,13 +92,19 @@ def guided_osem(
     spacing_mm   of slices (0 for a single one), rows and columns
     iterations   of the OSEM that the network sees, `pulls` those that follow; `subsets` divides the number of angles
     guide        a CT on the same grid in HU, for models that take one
+    progress     counts steps
     """
     filtered = smoothed(osem(data, beam, iterations, subsets), spacing_mm, filter_mm)
-    x0, level, weight = network_mean(model, filtered, spacing_mm, guide, progress)
-    variance = np.float32(trust) * doubt(x0, level, spacing_mm)
-    images = pulled(data, beam, x0, variance, pulls, subsets)
-    calls = {"apply": iterations + pulls, "adjoint": iterations + pulls + 2}  # 2: the sensitivities
-    return GuidedPet(images, x0, filtered, calls, 1, weight)
+    network, level, weight = network_mean(model, filtered, spacing_mm, guide)
+    progress(1, steps)
+    images = pulled(data, beam, network, np.float32(trust) * doubt(network, level, spacing_mm), pulls, subsets)
+    for k in range(1, steps):
+        x0, level, _ = network_mean(model, smoothed(images, spacing_mm, AGAIN_MM), spacing_mm, guide)
+        progress(k + 1, steps)
+        images = pulled(data, beam, x0, np.float32(trust) * doubt(x0, level, spacing_mm), pulls, subsets)
+    passes = iterations + steps * pulls
+    calls = {"apply": passes, "adjoint": passes + 1 + steps}  # beside them the sensitivities
+    return GuidedPet(images, network, filtered, calls, steps, weight)
 
 
 def smoothed(images: Array, spacing_mm: Spacing, fwhm_mm: float) -> Array:
@@ -101,11 +113,11 @@ def smoothed(images: Array, spacing_mm: Spacing, fwhm_mm: float) -> Array:
 
 
 def network_mean(
-    model: Model, images: Array, spacing_mm: Spacing, guide: Array | None = None, progress: Progress = silent
+    model: Model, images: Array, spacing_mm: Spacing, guide: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """(E[x | y] in SUV, not below 0, noise level of `images`, (slices,) share of the change that was allowed).
 
-    `progress` counts slices; an answer depends on the slices of its block alone.
+    A slice's answer depends on its block alone.
     """
     mean, level, weight = np.empty_like(images), np.empty_like(images), np.empty(len(images), np.float32)
     for core, block in _blocks(len(images)):
@@ -118,7 +130,6 @@ def network_mean(
         _, allowed = judged_block(model, activity)
         mean[core] = (values + np.float32(allowed) * (answer - values))[inner]
         level[core], weight[core] = activity.level[inner], allowed
-        progress(core.stop, len(images))
     return np.maximum(mean, 0), level, weight
 
 

@@ -189,7 +189,9 @@ class Preconditioner:
         filtered, root, shape = response + penalty / self.typical, self.squares.sqrt(), self.squares.shape[1:]
 
         def precondition(g: Tensor) -> Tensor:
-            return torch.fft.irfft2(torch.fft.rfft2(g / root) / filtered, s=shape) / root
+            spectra = torch.fft.rfft2(g / root) / filtered
+            # one by one: the last bits of the library's inverse depend on how many it is given
+            return torch.cat([torch.fft.irfft2(one, s=shape) for one in spectra.split(1)]) / root
 
         return precondition
 

@@ -12,7 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from medidiff.diffusion.consistency import Counting, Measurement, conjugate_gradients, dds, diffpir, dps, pigdm
+from medidiff.diffusion.consistency import (
+    Across,
+    Counting,
+    Measurement,
+    conjugate_gradients,
+    dds,
+    diffpir,
+    dps,
+    pigdm,
+)
 from medidiff.diffusion.denoiser import Denoise
 from medidiff.diffusion.gaussian import Gaussian
 from medidiff.diffusion.samplers import heun
@@ -144,3 +153,50 @@ def test_conjugate_gradients_solve_in_as_many_steps_as_there_are_unknowns() -> N
     truth = torch.stack([torch.zeros(D), torch.ones(D), 1e6 * torch.arange(D)]).double()
     found = conjugate_gradients(lambda p: p @ system, truth @ system, torch.zeros(3, D).double(), D, 1e-12)
     torch.testing.assert_close(found, truth, rtol=1e-8, atol=1e-8)
+
+
+def test_a_preconditioner_leaves_the_answer_and_saves_steps() -> None:
+    """A system whose scales differ by 1e4: with the inverse of its diagonal a third of the steps do."""
+    scale = torch.logspace(0, 4, D).double()
+    matrix = torch.diag(scale) + 0.1 * MATRIX.T @ MATRIX
+    b = torch.ones(2, D).double()
+    exact = torch.linalg.solve(matrix, b.T).T
+
+    def solved(steps: int, precondition: Callable[[Tensor], Tensor] | None) -> float:
+        x = conjugate_gradients(lambda p: p @ matrix, b, torch.zeros_like(b), steps, precondition=precondition)
+        return float((x - exact).norm() / exact.norm())
+
+    assert solved(3, lambda r: r / scale) < 1e-4
+    assert solved(2, None) > 1e-2
+    assert solved(30, lambda r: r / scale) < 1e-9
+
+
+def test_a_sample_that_is_solved_does_not_depend_on_the_others() -> None:
+    """Alone, and beside one that takes many more steps: the same to the last bit."""
+    matrix = torch.diag(torch.tensor([1.0, 1.0, 1.0, 10.0, 100.0, 1e4])).double()
+    easy, hard = torch.eye(D).double()[:1], torch.ones(1, D).double()
+
+    def solve(b: Tensor) -> Tensor:
+        return conjugate_gradients(lambda p: p @ matrix, b, torch.zeros_like(b), 20)
+
+    torch.testing.assert_close(solve(torch.cat([easy, hard]))[:1], solve(easy), rtol=0, atol=0)
+
+
+def test_across_is_the_gradient_of_its_penalty() -> None:
+    """Huber's, of the differences of neighbours, by automatic differentiation."""
+    x = torch.randn(5, D, generator=torch.Generator().manual_seed(3)).double().requires_grad_()
+    across = Across(weight=0.7, delta=0.5)
+    t = (x[1:] - x[:-1]).abs()
+    penalty = 0.7 * torch.where(t < 0.5, t**2 / (2 * 0.5), t - 0.5 / 2).sum()
+    (expected,) = torch.autograd.grad(penalty, x)
+    torch.testing.assert_close(across.at(x.detach())(x.detach()), expected)
+
+
+def test_across_draws_neighbours_together() -> None:
+    """Estimates that flicker do so less after a data step with the penalty than after one without."""
+    x, levels = states(8, 0.8)
+    steps = []
+    for across in (None, Across(2.0, 0.05)):
+        data = Measurement(Matrix(), Y.expand(8, K), torch.full((8, K), S**-2).double(), across=across)
+        steps.append(dds(PRIOR.denoise, data, 1.0, 50)(x, levels).diff(dim=0).norm())
+    assert steps[1] < 0.7 * steps[0]
