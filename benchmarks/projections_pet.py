@@ -1,6 +1,6 @@
 """Does a network that is pulled back to the counts lose less of lesions than one that filters the image?
 
-    python benchmarks/projections_pet.py [--split tune|test] [--drf 4 20] [--torsos 3] [--realisations 5] [--out FILE]
+    python benchmarks/projections_pet.py [--split tune|test] [--drf 4 20] [--torsos 2] [--realisations 5] [--out FILE]
 
 Torsos of benchmarks/petbars with spheres of 10 to 37 mm and known uptake, never trained on; strengths were chosen on
 `tune`, what is reported is `test`. Each is scanned several times at each reduction factor, from the same means:
@@ -251,11 +251,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pet", help="embedded model or file")
     parser.add_argument("--split", default="tune", choices=SPLITS)
-    parser.add_argument("--torsos", type=int, default=3)
+    parser.add_argument("--torsos", type=int, default=2)
     parser.add_argument("--slices", type=int, default=16)
     parser.add_argument("--realisations", type=int, default=5)
     parser.add_argument("--drf", type=float, nargs="+", default=[4.0, 20.0])
-    parser.add_argument("--trust", type=float, nargs="+", default=[0.1, 0.3, 1.0])
+    parser.add_argument("--trust", type=float, nargs="+", default=[0.3, 1.0])
     parser.add_argument("--blends", type=float, nargs="+", default=[0, 5, 10, 20, 30, 50, 75, 100], help="%% of OSEM")
     parser.add_argument("--filters", type=float, nargs="+", default=[5.0, 8.0, 12.0], help="of OSEM, mm")
     parser.add_argument("--betas", type=float, nargs="*", default=[0.1, 0.4], help="of MAP-RDP")

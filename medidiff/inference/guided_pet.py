@@ -49,7 +49,7 @@ Spacing = tuple[float, float, float]
 
 TRUST = 0.3
 STEPS = 2
-PULLS = 2  # iterations over all subsets; more change lesions by 1 % at most
+PULLS = 2  # iterations over all subsets; two more change lesions by about 1 %
 FILTER_MM, AGAIN_MM = 5.0, 3.0  # before the network, at first and later: training smoothed by 3 mm at least
 WIDE_MM = 25.0  # FWHM of what surrounds a voxel
 SHARE = 0.1  # of the noise level: what the network may be off where it shows nothing

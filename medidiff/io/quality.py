@@ -54,7 +54,7 @@ LEARNED_OR_ITERATIVE = {
     r"IDOSE|\bIMR\d?\b|PRECISE ?IMAGE": "Philips iDose, IMR or Precise Image",
     r"\bKARL\b|\bAIIR\b|CLEAR ?VIEW|CLEAR ?INFINITY|INTELLI ?IP|\bIPV\b": "an iterative or learned method",
     r"CLARICT|PIXELSHINE|SUBTLE|DEEP ?RECON|DENOISE": "a denoiser",
-    r"\bMEDIDIFF\b(?! FROM)": "medidiff",
+    r"\bMEDIDIFF\b(?! FROM| FBP\b)": "medidiff",
     r"ITERATIVE": "an iterative method",
 }
 DENOISERS = ("a denoiser", "medidiff")

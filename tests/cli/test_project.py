@@ -98,6 +98,7 @@ def test_a_scan_comes_back(tmp_path: Path, cli: Any, scan: Path, options: tuple[
     assert "reconstructed from projections by fbp" in header.ImageComments
     assert "research use only" in header.ImageComments
     assert header.PatientName == "ANONYMOUS^"
+    assert "already reconstructed" not in cli("inspect", tmp_path / "out" / "001_CT_fbp").out  # it is plain fbp
 
 
 @pytest.mark.parametrize("method", CT_METHODS)
@@ -145,6 +146,24 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, cli: Any, projected: Path, m
     ]
     assert residuals[0] == pytest.approx(residuals[1], rel=1e-6)
     assert not (tmp_path / "parts" / ".unfinished").exists()
+
+
+def test_diffusion_gives_its_uncertainty_as_a_second_series(tmp_path: Path, cli: Any, projected: Path) -> None:
+    """Both as DICOM on the slices of the scan, with the model, the evaluations and the mode in run.json and headers."""
+    more = ("--mode", "uncertainty", "--draws", 2, "--steps", 2, "--data-guidance", "dds")
+    ended = cli("reconstruct", projected, "-o", tmp_path / "out", "--method", "diffusion", *more)
+    assert ended.code == 0, ended.err
+    series = json.loads((tmp_path / "out" / "run.json").read_text())["series"][0]
+    assert series["nfe"] == 1 + 3 * 2
+    assert (series["mode"], series["model"], len(series["model_sha256"])) == ("uncertainty", "ct-projections", 64)
+    image, deviation = (load_volume(tmp_path / "out" / series[key]) for key in ("folder", "uncertainty_folder"))
+    assert image.geometry.difference(deviation.geometry) is None
+    assert deviation.array.min() >= 0
+    assert deviation.array.max() > 0
+    header = dcmread(tmp_path / "out" / series["folder"] / "0001.dcm")
+    assert "reconstructed from projections by a diffusion model guided by the data" in header.ImageComments
+    assert series["model_sha256"] in header.DerivationDescription
+    assert "already reconstructed iteratively" in cli("inspect", tmp_path / "out" / series["folder"]).out
 
 
 def test_nifti_in_nifti_out(tmp_path: Path, cli: Any, write_nifti_scan: Callable[..., Path]) -> None:
