@@ -39,7 +39,7 @@ from medidiff.io.projections import Header, Scanner, write_projections
 from medidiff.metrics.image import hu_bias, psnr, rmse
 from medidiff.metrics.ssim import ssim
 from medidiff.metrics.tissue import tissue_masks
-from medidiff.model import load
+from medidiff.model import FOR_PROJECTIONS, load
 from medidiff.physics.projectors import Beam, Projector, evenly
 from medidiff.physics.scanner import ELECTRONIC_VARIANCE, I0, scanner_beam
 from medidiff.physics.transmission import counts, line_integrals_of, transmission, weights_of
@@ -125,14 +125,21 @@ def body_of(truth: Image) -> NDArray[np.bool_]:
     return np.asarray(binary_fill_holes(parts == largest), bool)
 
 
-def reconstructed(
-    one: Trial, method: str, strength: float | None, twin: Path | None, folder: Path
-) -> tuple[Image, Any]:
+@dataclass(frozen=True)
+class Given:
+    """Weights: of diffusion (None: the embedded ones) and of the twin; and a folder to work in."""
+
+    model: Path | None
+    twin: Path | None
+    folder: Path
+
+
+def reconstructed(one: Trial, method: str, strength: float | None, given: Given) -> tuple[Image, Any]:
     """The image and what it cost."""
     if method == "twin":
-        image, cost = reconstructed(one, "fbp", None, None, folder)
+        image, cost = reconstructed(one, "fbp", None, given)
         began = time.perf_counter()
-        restored = _twin(twin).mean(np.stack([image] * 3))
+        restored = _twin(given.twin).mean(np.stack([image] * 3))
         return restored, {**cost, "seconds": cost["seconds"] + time.perf_counter() - began, "nfe": 1}
     chosen: dict[str, Any] = {"method": method.split(":")[0], "smoothing": strength}
     if method.startswith(("unconditional", "ct")):
@@ -140,7 +147,9 @@ def reconstructed(
         chosen |= {"model": "ct"} if method.startswith("ct") else {}
     elif ":" in method:
         chosen |= {"data_guidance": method.split(":")[1]}
-    out = folder / "out"
+    if chosen["method"] == "diffusion" and given.model:
+        chosen = {"model": str(given.model)} | chosen
+    out = given.folder / "out"
     options = ProjectionOptions(**chosen, overwrite=True)
     began = time.perf_counter()
     series = reconstruct_projections(one.container, out, options).series[0]
@@ -162,8 +171,8 @@ def _twin(path: Path | None) -> Any:
     return _LOADED[path]
 
 
-def row(one: Trial, method: str, strength: float | None, twin: Path | None, folder: Path) -> dict[str, Any]:
-    image, cost = reconstructed(one, method, strength, twin, folder)
+def row(one: Trial, method: str, strength: float | None, given: Given) -> dict[str, Any]:
+    image, cost = reconstructed(one, method, strength, given)
     soft = tissue_masks(one.truth)["soft"] & one.body
     return {
         "patient": one.patient,
@@ -211,6 +220,18 @@ def table(rows: list[dict[str, Any]], split: str) -> None:
             _differences(here)
 
 
+def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line a condition: patients, and mean PSNR of every method."""
+    lines = []
+    for condition in dict.fromkeys(r["condition"] for r in rows):
+        here = [r for r in rows if r["condition"] == condition]
+        line: dict[str, Any] = {"condition": condition, "patients": len({r["patient"] for r in here})}
+        for method in dict.fromkeys(r["method"] for r in here):
+            line[method] = round(float(np.mean([r["psnr"] for r in here if r["method"] == method])), 2)
+        lines.append(line)
+    return lines
+
+
 def _differences(here: list[dict[str, Any]]) -> None:
     by = {(r["method"], r["patient"]): r["psnr"] for r in here}
     patients = sorted({r["patient"] for r in here})
@@ -242,7 +263,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", choices=("tune", "test"), default="test")
+    parser.add_argument("--model", type=Path, help="weights of diffusion; without it the embedded ones")
     parser.add_argument("--twin", type=Path)
+    parser.add_argument("--json", type=Path, help="figures for scripts/embed_model.py")
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--conditions", nargs="*", default=list(CONDITIONS), choices=list(CONDITIONS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
@@ -253,6 +276,7 @@ def main() -> None:
     done = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
     known = {(r["patient"], r["condition"], r["method"], r["strength"]) for r in done}
     with tempfile.TemporaryDirectory() as name, arguments.rows.open("a") as file:
+        given = Given(arguments.model, arguments.twin, Path(name))
         for condition in arguments.conditions:
             for number, pair in enumerate(pairs[: arguments.patients]):
                 wanted = list(asked(arguments.methods, condition, arguments.split))
@@ -261,11 +285,15 @@ def main() -> None:
                     continue
                 one = trial(pair, condition, number, Path(name))
                 for method, strength in wanted:
-                    done.append(row(one, method, strength, arguments.twin, Path(name)))
+                    done.append(row(one, method, strength, given))
                     file.write(json.dumps(done[-1]) + "\n")
                     file.flush()
     if arguments.split == "tune":
         store_best(done)
+    if arguments.json:
+        name = arguments.model or FOR_PROJECTIONS
+        figures = {"model": load(name).sha256, "rows": means(done)}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     table([r for r in done if r["condition"] in arguments.conditions], arguments.split)
     print(f"\n{DISCLAIMER}")
 

@@ -15,6 +15,7 @@ and how the deviation ranks the error over patches of 16 x 16 pixels. The pictur
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from medidiff.inference import guided
 from medidiff.inference.guided import Guided
 from medidiff.inference.projection_options import ProjectionOptions
 from medidiff.io.projections import Header, Projections, Scanner, open_projections, write_projections
+from medidiff.model import FOR_PROJECTIONS, load
 from medidiff.physics.projectors import evenly
 from medidiff.physics.scanner import ELECTRONIC_VARIANCE, I0, scanner_beam
 from medidiff.physics.transmission import counts, transmission
@@ -44,6 +46,7 @@ VOLUME, SLICES, VIEWS = "acrin-042", range(28, 38), 60
 WEIGHTS = (0.0, 0.01, 0.03, 0.1)
 ARC_PATIENTS = 3
 PATCH = 16
+MODEL: dict[str, object] = {}  # set by --model
 
 
 def container(truth: Image, geometry: object, pixel_mm: float, path: Path) -> Projections:
@@ -66,7 +69,8 @@ def container(truth: Image, geometry: object, pixel_mm: float, path: Path) -> Pr
 
 
 def method(projections: Projections, **options: object) -> Guided:
-    return Guided(projections, ProjectionOptions("diffusion", **options), torch.device("cpu"), "volume")  # type: ignore[arg-type]
+    chosen = {**MODEL, **options}
+    return Guided(projections, ProjectionOptions("diffusion", **chosen), torch.device("cpu"), "volume")  # type: ignore[arg-type]
 
 
 def images(made: Guided) -> Image:
@@ -99,7 +103,9 @@ def volume(data: Path, folder: Path) -> None:
     print(f"sample, noise of their own   {own[0]:8.1f} {own[1]:8.3f}", flush=True)
 
 
-def null_space(data: Path, folder: Path, picture: Path | None) -> None:
+def null_space(data: Path, folder: Path, picture: Path | None) -> dict[str, object]:
+    """Coverage in percent of the image +- 1.645 deviations, by patient."""
+    coverage: dict[str, float] = {}
     pairs = [p for p in read_manifest(PIPELINES / "train_ct.csv", data) if p.split == "test"]
     pairs = list({pair.patient: pair for pair in pairs}.values())[:ARC_PATIENTS]
     print("\n120 views over 120 degrees: deviation and error, HU a Fourier coefficient, by direction")
@@ -122,8 +128,10 @@ def null_space(data: Path, folder: Path, picture: Path | None) -> None:
             "(90 if calibrated)",
             flush=True,
         )
+        coverage[one.patient] = round(100 * covered, 1)
         if picture is not None and number == 0:
             _draw(picture, one.truth, done.images[0], samples, done.deviations[0])
+    return {"condition": "arc_120", "coverage_on_test": coverage}
 
 
 RING = (0.02, 0.25)
@@ -185,10 +193,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--model", type=Path, help="weights; without it the embedded ones")
+    parser.add_argument("--json", type=Path, help="figures for scripts/embed_model.py")
     arguments = parser.parse_args()
     assert CONDITIONS["arc_120"][:2] == (120, 120.0)
+    if arguments.model:
+        MODEL["model"] = str(arguments.model)
     with tempfile.TemporaryDirectory() as name:
-        null_space(arguments.data, Path(name), arguments.picture)
+        found = null_space(arguments.data, Path(name), arguments.picture)
+        if arguments.json:
+            digest = load(arguments.model or FOR_PROJECTIONS).sha256
+            told = {"model": digest, "source": "draws", "interval_percent": 90, "calibrated": False, **found}
+            arguments.json.write_text(json.dumps(told, indent=1) + "\n")
         volume(arguments.data, Path(name))
     print(f"\n{DISCLAIMER}")
 

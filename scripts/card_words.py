@@ -143,4 +143,35 @@ PET = Words(
     "intervals of the noise-free reconstruction. The table of factors is in the file. Widths in SUV.",
     rows=_pet_rows,
 )
-OF = {"CT": CT, "PT": PET}
+PROJECTIONS = Words(
+    data=(
+        CT_DATA[0],
+        "train: 6 whole series of 5 patients (at most 64 slices each) and 69 isolated slices of 36 "
+        "patients; tune, calibrate and test are other patients (pipelines/train_ct.csv)",
+    ),
+    simulated=(
+        "No measured projections were used. Slices are taken for the truth, their noise and blur included, and projected "
+        "as `medidiff project` does it: one fan, a curved detector, monochromatic, without scatter; 24 to 400 views of a "
+        "turn, in a fifth of the draws an arc of 80 to 240 degrees, half of them at full dose (2e5 photons a ray), the "
+        "others down to 5 %."
+    ),
+    limits=(
+        "Research use only. Not for diagnosis.",
+        "It invents what no ray measured: docs/invention.md says when not to use it.",
+        "Never seen: measured projections, other geometries, beam hardening, scatter, motion, metal; heads, limbs, "
+        "children.",
+        "With arcs of 120 degrees its own estimate is hardly better than the backprojection; what is gained there comes "
+        "from the data step and the prior.",
+        "The spread of samples is not calibrated.",
+        "The kernel of the condition is hann; other kernels were not trained on.",
+    ),
+    table=(
+        "PSNR in dB (`hu`: range 4096 HU, in the body) against the slice itself, mean over test patients; `twin` is a "
+        "network of the same size, data and steps that learned the mean alone, on the backprojection; pwls and tv at "
+        "strengths tuned on tune patients. `python benchmarks/projections.py --data SCANS --split test` gives them."
+    ),
+    uncertainty="`python benchmarks/projections_volume.py --data SCANS` gives these: how many of the pixels of the body "
+    "the image and 1.645 raw deviations of 8 samples cover, in percent, for an arc of 120 degrees.",
+    rows=lambda figures: tuple(figures["rows"]),
+)
+OF = {"CT": CT, "PT": PET, "projections": PROJECTIONS}

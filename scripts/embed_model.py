@@ -3,7 +3,8 @@
     python scripts/embed_model.py runs/train_ct/best.safetensors quality.json calibration.json
 
 Figures come from benchmarks/ct_bars.py or pet_bars.py (--split test --json FILE) and benchmarks/calibrate_ct.py or
-calibrate_pet.py, run on these very weights; a figure that was measured on other weights is refused. What the card says
+calibrate_pet.py, of a model of projections from benchmarks/projections.py and projections_volume.py (--model WEIGHTS
+--json FILE), run on these very weights; a figure that was measured on other weights is refused. What the card says
 beside figures stands in scripts/card_words.py.
 """
 
@@ -33,9 +34,10 @@ def main() -> None:
     for figures in (quality, calibration):
         if figures["model"] != model.sha256:
             raise SystemExit(f"the figures belong to {figures['model'][:12]}, the weights are {model.sha256[:12]}")
-    words = OF[model.card.modality]
+    words = OF[kind(model.card)]
     card = Card(
         name=model.card.name,
+        input=model.card.input,
         modality=model.card.modality,
         summary=model.card.summary,
         data=words.data,
@@ -52,6 +54,11 @@ def main() -> None:
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {sha256}")
 
 
+def kind(card: Card) -> str:
+    """Which words are those of a model."""
+    return "projections" if card.input == "projections" else card.modality
+
+
 def stages(model: Model) -> list[dict[str, Any]]:
     """Recipe and length of every stage of training, the first one first; `initial` of a recipe is the stage before.
 
@@ -66,7 +73,7 @@ def stages(model: Model) -> list[dict[str, Any]]:
 
 def page(card: Card, sha256: str, size: int) -> str:
     """The card as Markdown."""
-    words = OF[card.modality]
+    words = OF[kind(card)]
     columns = list(dict.fromkeys(key for row in card.metrics for key in row))
     table = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     table += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in card.metrics]

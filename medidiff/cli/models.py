@@ -54,7 +54,8 @@ def _show(model: Model) -> None:
     card = model.card
     lines = {
         "name": card.name,
-        "modality": f"{card.modality}, values in {model.scaling.unit}",
+        "modality": f"{card.modality}, values in {model.scaling.unit}"
+        + (", from projections" if card.input == "projections" else ""),
         "summary": card.summary,
         "sha256": model.sha256,
         "network": _network(model),

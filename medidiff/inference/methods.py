@@ -263,6 +263,11 @@ def load_method(options: Options, device: torch.device | None = None, unit: Unit
     if options.method == "model":
         name = DEFAULT_FOR[unit] if options.model == AUTO else options.model
         model = load(name).to(device or torch.device("cpu"))
+        if model.card.input == "projections":
+            raise ModelError(
+                f"model '{model.card.name}' is for projections (FILE.h5 of medidiff project), these are images: choose "
+                "another model"
+            )
         _require_a_use_for_ct(model, options)
         if options.mode not in ONE_ESTIMATE and not model.can_sample:
             raise UsageError(

@@ -150,3 +150,8 @@ def test_guidance_that_a_model_ignores_is_refused() -> None:
         load_method(Options(mode="sample", cfg_scale=2.0), unit="SUV")
     load_method(Options(mode="sample", cfg_scale=1.0), unit="SUV")
     load_method(Options(mode="sample", cfg_scale=2.0), unit="HU")
+
+
+def test_a_model_of_projections_is_not_for_images() -> None:
+    with pytest.raises(ModelError, match=r"is for projections .* these are images"):
+        load_method(Options(model="ct-projections"))
