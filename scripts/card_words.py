@@ -150,18 +150,18 @@ PROJECTIONS = Words(
         "patients; tune, calibrate and test are other patients (pipelines/train_ct.csv)",
     ),
     simulated=(
-        "No measured projections were used. Slices are taken for the truth, their noise and blur included, and projected "
-        "as `medidiff project` does it: one fan, a curved detector, monochromatic, without scatter; 24 to 400 views of a "
-        "turn, in a fifth of the draws an arc of 80 to 240 degrees, half of them at full dose (2e5 photons a ray), the "
-        "others down to 5 %."
+        "No measured projections were used. Slices are taken for the truth, their noise and blur included, and "
+        "projected as `medidiff project` does it: one fan, a curved detector, monochromatic, without scatter; 24 to 400 "
+        "views of a turn, in a fifth of the draws an arc of 80 to 240 degrees, half of them at full dose (2e5 photons a "
+        "ray), the others down to 5 %."
     ),
     limits=(
         "Research use only. Not for diagnosis.",
         "It invents what no ray measured: docs/invention.md says when not to use it.",
         "Never seen: measured projections, other geometries, beam hardening, scatter, motion, metal; heads, limbs, "
         "children.",
-        "With arcs of 120 degrees its own estimate is hardly better than the backprojection; what is gained there comes "
-        "from the data step and the prior.",
+        "With arcs of 120 degrees its own estimate is hardly better than the backprojection; what is gained there "
+        "comes from the data step and the prior.",
         "The spread of samples is not calibrated.",
         "The kernel of the condition is hann; other kernels were not trained on.",
     ),
@@ -170,8 +170,8 @@ PROJECTIONS = Words(
         "network of the same size, data and steps that learned the mean alone, on the backprojection; pwls and tv at "
         "strengths tuned on tune patients. `python benchmarks/projections.py --data SCANS --split test` gives them."
     ),
-    uncertainty="`python benchmarks/projections_volume.py --data SCANS` gives these: how many of the pixels of the body "
-    "the image and 1.645 raw deviations of 8 samples cover, in percent, for an arc of 120 degrees.",
+    uncertainty="`python benchmarks/projections_volume.py --data SCANS` gives these: how many of the pixels of the "
+    "body the image and 1.645 raw deviations of 8 samples cover, in percent, for an arc of 120 degrees.",
     rows=lambda figures: tuple(figures["rows"]),
 )
 OF = {"CT": CT, "PT": PET, "projections": PROJECTIONS}
