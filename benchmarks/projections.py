@@ -62,8 +62,8 @@ CONDITIONS: dict[str, tuple[int, float, float]] = {  # views, arc in degrees, do
     "arc_120": (120, 120.0, 1.0),
 }
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "pwls": (1.0, 3.0, 10.0, 30.0),
-    "tv": (0.3, 1.0, 3.0, 5.5, 10.0),
+    "pwls": (1.0, 3.0, 10.0),
+    "tv": (1.0, 3.0, 5.5, 10.0),
     "diffusion": (0.5, 1.0, 2.0),
 }
 METHODS = ("fbp", "pwls", "tv", "twin", "diffusion", "unconditional")

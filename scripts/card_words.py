@@ -151,9 +151,9 @@ PROJECTIONS = Words(
     ),
     simulated=(
         "No measured projections were used. Slices are taken for the truth, their noise and blur included, and "
-        "projected as `medidiff project` does it: one fan, a curved detector, monochromatic, without scatter; 24 to 400 "
-        "views of a turn, in a fifth of the draws an arc of 80 to 240 degrees, half of them at full dose (2e5 photons a "
-        "ray), the others down to 5 %."
+        "projected as `medidiff project` does it: one fan, a curved detector, monochromatic, without scatter; 24 to "
+        "400 views of a turn, in a fifth of the draws an arc of 80 to 240 degrees, half of them at full dose (2e5 "
+        "photons a ray), the others down to 5 %."
     ),
     limits=(
         "Research use only. Not for diagnosis.",

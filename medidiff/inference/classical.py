@@ -196,7 +196,7 @@ class Pet:
             raise GeometryError(
                 f"{projections.path}: /geometry/angles_rad of PET are expected evenly over half a turn, from 0"
             )
-        self.projections, self.parameters, self.method = projections, options.parameters(), options.method
+        self.projections, self.parameters, self.method = projections, options.parameters("PET"), options.method
         self.beam = pet_beam(header.geometry.matrix, header.pixel_mm, geometry)
         self.subsets = max(n for n in range(1, SUBSETS + 1) if geometry.n_angles % n == 0)
         self.warnings: list[str] = []
@@ -210,22 +210,28 @@ class Pet:
     def slices(self, missing: list[int]) -> Iterator[Done]:
         if not missing:
             return
-        header, everything = self.projections.header, list(range(self.projections.header.shape[0]))
-        data = self._data(everything)
+        everything = list(range(self.projections.header.shape[0]))
+        images, residuals = self._image(self._data(everything))
+        for k in missing:
+            yield Done([k], images[k : k + 1], residuals[k : k + 1])
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Of slices (0 for a single one), rows and columns."""
+        pixel_mm = self.projections.header.pixel_mm
+        return self.projections.header.geometry.slice_spacing_mm, pixel_mm, pixel_mm
+
+    def _image(self, data: Sinograms) -> tuple[Array, NDArray[np.floating]]:
+        """All slices in SUV, and the residual of each; of osem before its filter."""
         iterations, smoothing = self.parameters["iterations"], self.parameters["smoothing"]
-        step = header.geometry.slice_spacing_mm
         if self.method == "osem":
             images = osem(data, self.beam, iterations, self.subsets)
             residuals = self._residuals(data, images)
-            steps = (step, header.pixel_mm, header.pixel_mm)
-            images = np.asarray(gaussian_filter(images, [smoothing / FWHM / mm if mm else 0 for mm in steps]))
-        else:
-            images = map_rdp(
-                data, self.beam, smoothing, slice_mm=step or None, iterations=iterations, subsets=self.subsets
-            )
-            residuals = self._residuals(data, images)
-        for k in missing:
-            yield Done([k], images[k : k + 1], residuals[k : k + 1])
+            widths = [smoothing / FWHM / mm if mm else 0 for mm in self.spacing_mm]
+            return np.asarray(gaussian_filter(images, widths)), residuals
+        step = self.spacing_mm[0] or None
+        images = map_rdp(data, self.beam, smoothing, slice_mm=step, iterations=iterations, subsets=self.subsets)
+        return images, self._residuals(data, images)
 
     def _data(self, indices: list[int]) -> Sinograms:
         read = self.projections.read

@@ -23,6 +23,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medidiff.diffusion.consistency import Across, Map, Measurement, dds, diffpir, dps, pigdm
@@ -30,18 +31,20 @@ from medidiff.diffusion.denoiser import Condition, Denoise, Denoiser
 from medidiff.diffusion.samplers import Step, ancestral, euler
 from medidiff.diffusion.schedule import CaseNoise, case_seed, karras
 from medidiff.errors import ModelError
-from medidiff.inference.classical import BLOCK, Array, Ct, Done, trusted
+from medidiff.inference.classical import BLOCK, Array, Ct, Done, Pet, trusted
 from medidiff.inference.engine import prepare
+from medidiff.inference.guided_pet import TRUST, guided_osem
 from medidiff.inference.options import AUTO
 from medidiff.inference.projection_options import ProjectionOptions
 from medidiff.inference.restore import exact_convolutions
 from medidiff.io.projections import Projections
-from medidiff.model import FOR_PROJECTIONS, Model, load
+from medidiff.model import DEFAULT_FOR, FOR_PROJECTIONS, Model, load
 from medidiff.patches import crop, pad_to_multiple, slab_indices
 from medidiff.physics.iterative import Preconditioner, chi_square
 from medidiff.physics.operators import LinearOperator
+from medidiff.physics.pet import Sinograms
 from medidiff.seen import Range
-from medidiff.units import MU_WATER_PER_MM, mu_to_hu
+from medidiff.units import MU_WATER_PER_MM, Unit, mu_to_hu
 
 KERNEL = "hann"  # of the backprojection that networks are trained on
 LADDER = (4.0, 0.2)  # times the noise level of the backprojection
@@ -64,8 +67,32 @@ class InModelUnits:
         return self.slope * self.operator.adjoint(y)[:, None]
 
 
+class GuidedPet(Pet):
+    """`--method diffusion` of PET: see guided_pet.py."""
+
+    def __init__(self, projections: Projections, options: ProjectionOptions, device: torch.device) -> None:
+        super().__init__(projections, options)
+        self.model = _model(options, "SUV").to(device)
+        self.parameters = self.parameters | {"engine": prepare(self.model, "torch", options.precision)}  # type: ignore[arg-type]
+        self.parameters |= {"model": self.model.card.name, "model_sha256": self.model.sha256}
+        self.nfe = self.parameters["steps"]
+        self._calls: dict[str, int] = {}
+
+    @property
+    def calls(self) -> dict[str, int]:
+        return self._calls
+
+    def _image(self, data: Sinograms) -> tuple[Array, NDArray[np.floating]]:
+        trust, steps = TRUST / self.parameters["smoothing"], self.parameters["steps"]
+        found = guided_osem(
+            data, self.beam, self.model, self.spacing_mm, trust=trust, steps=steps, subsets=self.subsets
+        )
+        self._calls = {**found.calls, "apply": found.calls["apply"] + 1}
+        return found.images, self._residuals(data, found.images)
+
+
 class Guided(Ct):
-    """`--method diffusion`."""
+    """`--method diffusion` of CT."""
 
     def __init__(
         self, projections: Projections, options: ProjectionOptions, device: torch.device, identity: str
@@ -230,15 +257,15 @@ def _last(steps: Iterator[Step]) -> Tensor:
     return deque(steps, maxlen=1).pop().x
 
 
-def _model(options: ProjectionOptions) -> Model:
-    """Raises ModelError for a model that is not for CT in HU, or that gives one estimate only."""
-    name = FOR_PROJECTIONS if options.model in (None, AUTO) else options.model
-    assert name is not None
-    model = load(name)
-    if model.scaling.unit != "HU" or model.card.modality != "CT":
+def _model(options: ProjectionOptions, unit: Unit = "HU") -> Model:
+    """Raises ModelError for a model in another unit than the image will have, or that gives one estimate only."""
+    named = options.model if options.model not in (None, AUTO) else None
+    model = load(named or (FOR_PROJECTIONS if unit == "HU" else DEFAULT_FOR[unit]))
+    if model.scaling.unit != unit:
+        kind = "CT, which become HU" if unit == "HU" else "PET, which become SUV"
         raise ModelError(
             f"model '{model.card.name}' works on {model.card.modality} in {model.scaling.unit}, the projections are of "
-            "CT and become HU: choose a model for CT"
+            f"{kind}: choose another model"
         )
     if not model.can_sample:
         raise ModelError(

@@ -41,11 +41,11 @@ METHODS: dict[str, Method] = {
     "cgls": Method(("CT",), "conjugate gradients for least squares", iterations=12),
     "pwls": Method(("CT",), "penalised weighted least squares", 3.0, "noise levels", 40),
     "tv": Method(("CT",), "total variation", 5.5, "noise levels", 60),
-    "diffusion": Method(("CT",), "diffusion model guided by the data", 1.0),
+    "diffusion": Method(("CT", "PET"), "diffusion model guided by the data", 1.0),
     "osem": Method(("PET",), "ordered subsets expectation maximisation", 5.0, "mm FWHM", 3),
     "map-rdp": Method(("PET",), "maximum a posteriori, relative difference prior", 0.1, "", 8),
 }
-DEFAULT_STEPS = 12
+DEFAULT_STEPS, DEFAULT_PET_STEPS = 12, 1
 DEFAULT_DRAWS = 8
 
 
@@ -135,15 +135,28 @@ class ProjectionOptions:
     def has_deviation(self) -> bool:
         return self.mode == "uncertainty"
 
-    def parameters(self) -> dict[str, Any]:
+    @property
+    def only_for_ct(self) -> str | None:
+        """An option that was given, and that a reconstruction of PET has no use for."""
+        given = {
+            "--data-guidance": self.data_guidance is not None,
+            "--unconditional": self.unconditional,
+            "--z-smoothing": self.z_smoothing is not None,
+            f"--mode {self.mode}": self.mode != "quantitative",
+        }
+        return next((name for name, is_given in given.items() if is_given), None)
+
+    def parameters(self, kind: Literal["CT", "PET"] = "CT") -> dict[str, Any]:
         """Everything that decides voxels, but for what a model adds."""
         given = {
             "smoothing": self.chosen.smoothing if self.smoothing is None else self.smoothing,
             "iterations": self.chosen.iterations if self.iterations is None else self.iterations,
             "kernel": (self.kernel or "hann") if self.method == "fbp" else None,
-            "projector": self.projector if "CT" in self.chosen.kinds else None,
+            "projector": self.projector if kind == "CT" and "CT" in self.chosen.kinds else None,
         }
-        if self.method == DIFFUSION:
+        if self.method == DIFFUSION and kind == "PET":
+            given |= {"model": self.model or AUTO, "steps": self.steps or DEFAULT_PET_STEPS}
+        elif self.method == DIFFUSION:
             given |= {
                 "model": self.model or AUTO,
                 "data_guidance": self.data_guidance or GUIDANCES[0],

@@ -1,7 +1,7 @@
 """Reconstruction of projections: a container (io/projections.py) in, slices in HU or SUV out.
 
     CT    line integrals P and weights 1 / var P from the counts -> fbp | sirt | cgls | pwls | tv | diffusion -> HU
-    PET   counts, attenuation, scatter, randoms -> osem | map-rdp -> SUV, on the grid of the container
+    PET   counts, attenuation, scatter, randoms -> osem | map-rdp | diffusion -> SUV, on the grid of the container
 
 Slices are written as they are finished, with their deviations in a second series where these were asked for; the same
 command goes on from there.
@@ -26,7 +26,7 @@ from medidiff.errors import OutputError, UsageError
 from medidiff.inference import record as records
 from medidiff.inference.cases import MAP_SLOPE_HU, SERIES_NUMBER_OFFSETS, of_map
 from medidiff.inference.classical import Ct, Done, Pet, Reconstructor
-from medidiff.inference.guided import Guided
+from medidiff.inference.guided import Guided, GuidedPet
 from medidiff.inference.projection_options import DIFFUSION, METHODS, ProjectionOptions
 from medidiff.inference.record import RunRecord, SeriesRecord
 from medidiff.inference.run import choose_device, require_apart
@@ -138,13 +138,15 @@ def _require_kind(projections: Projections, options: ProjectionOptions) -> None:
             f"--method {options.method} is for {' and '.join(options.chosen.kinds)}, {projections.path} holds {kind}: "
             f"choose one of {known}"
         )
+    if kind == "PET" and (of_ct := options.only_for_ct):
+        raise UsageError(f"{of_ct} is for CT, {projections.path} holds PET: leave it out")
 
 
 def _reconstructor(
     projections: Projections, options: ProjectionOptions, device: torch.device, fingerprint: str
 ) -> Reconstructor:
     if projections.header.kind == "PET":
-        return Pet(projections, options)
+        return GuidedPet(projections, options, device) if options.method == DIFFUSION else Pet(projections, options)
     if options.method == DIFFUSION:
         return Guided(projections, options, device, projections.header.source.get("source_series_uid", fingerprint))
     return Ct(projections, options, device)

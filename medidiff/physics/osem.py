@@ -50,18 +50,18 @@ def osem(
 
     Starts from `start`, or an even image that has the counts of the slice.
     """
-    steps = _Subsets(data, beam, subsets)
-    x = steps.even() if start is None else _columns(start)
+    steps = Subsets(data, beam, subsets)
+    x = steps.even() if start is None else columns_of(start)
     for m in steps.order * iterations:
         sensitivity = steps.sensitivity[m]
         x = x * np.divide(steps.ratio(m, x), sensitivity, out=np.zeros_like(x), where=sensitivity > 0)
-    return _images(x, beam)
+    return images_of(x, beam)
 
 
 def log_likelihood(data: Sinograms, beam: ParallelBeam, images: Array) -> NDArray[np.float64]:
     """(slices,) `sum y ln ybar - ybar`, bins that can hold no counts left out."""
     n = len(images)
-    projected = (beam.matrix @ _columns(images)).T.reshape(n, *beam.out_shape)
+    projected = (beam.matrix @ columns_of(images)).T.reshape(n, *beam.out_shape)
     means = (data.factors * projected + data.additive).astype(np.float64)
     seen = means > 0
     terms = np.where(seen, data.counts * np.log(np.where(seen, means, 1)) - means, 0)
@@ -82,15 +82,15 @@ def map_rdp(
 
     Starts from one iteration of OSEM.
     """
-    steps = _Subsets(data, beam, subsets)
+    steps = Subsets(data, beam, subsets)
     x = osem(data, beam, iterations=1, subsets=subsets)
     x = np.maximum(x, LEAST * x.mean(), dtype=np.float32) * _seen(steps.total, beam)
     weights = neighbours(None if slice_mm is None else slice_mm / beam.pixel_mm)
     for n, m in ((n, m) for n in range(iterations) for m in steps.order):
         alpha = np.float32(1 / (1 + RELAXATION * n))
-        push = _images((steps.ratio(m, _columns(x)) - steps.sensitivity[m]) * np.float32(subsets), beam)
+        push = images_of((steps.ratio(m, columns_of(x)) - steps.sensitivity[m]) * np.float32(subsets), beam)
         pull, curvature = rdp_gradient(x, weights, beta, gamma)
-        scale = np.divide(x, _images(steps.total, beam) + x * curvature, out=np.zeros_like(x), where=x > 0)
+        scale = np.divide(x, images_of(steps.total, beam) + x * curvature, out=np.zeros_like(x), where=x > 0)
         x = np.maximum(x + alpha * scale * (push - pull), np.float32(0.1) * x)
     return x
 
@@ -142,11 +142,11 @@ def _pairs(x: Array, weights: dict[tuple[int, int, int], float]) -> Iterator[tup
         yield w, here, there
 
 
-class _Subsets:
+class Subsets:
     """Counts, factors and matrix of every subset, images as columns (pixels, slices)."""
 
     def __init__(self, data: Sinograms, beam: ParallelBeam, n: int) -> None:
-        parts = [tuple(_columns(s[:, k::n]) for s in (data.counts, data.factors, data.additive)) for k in range(n)]
+        parts = [tuple(columns_of(s[:, k::n]) for s in (data.counts, data.factors, data.additive)) for k in range(n)]
         self.parts, self.matrices = parts, beam.subsets(n)
         self.sensitivity = [_back(m, f) for m, (_, f, _) in zip(self.matrices, parts, strict=True)]
         self.total = np.sum(self.sensitivity, axis=0)
@@ -174,14 +174,14 @@ def _stride(n: int) -> int:
     return next(k for k in range(max(round(0.382 * n), 1), 2 * n) if np.gcd(k, n) == 1)
 
 
-def _columns(stack: NDArray[np.floating]) -> Array:
+def columns_of(stack: NDArray[np.floating]) -> Array:
     """(slices, ...) to (everything else, slices)."""
     return np.ascontiguousarray(stack.reshape(len(stack), -1).T, dtype=np.float32)
 
 
-def _images(columns: Array, beam: ParallelBeam) -> Array:
+def images_of(columns: Array, beam: ParallelBeam) -> Array:
     return np.ascontiguousarray(columns.T).reshape(-1, *beam.in_shape)
 
 
 def _seen(total: Array, beam: ParallelBeam) -> NDArray[np.bool_]:
-    return _images(total, beam) > 0
+    return images_of(total, beam) > 0

@@ -178,7 +178,7 @@ def test_nifti_in_nifti_out(tmp_path: Path, cli: Any, write_nifti_scan: Callable
     assert made.get_fdata()[15:25, 15:25].mean() == pytest.approx(40, abs=25)
 
 
-@pytest.mark.parametrize("method", ["osem", "map-rdp"])
+@pytest.mark.parametrize("method", ["osem", "map-rdp", "diffusion"])
 def test_pet(tmp_path: Path, cli: Any, write_nifti_scan: Callable[..., Path], method: str) -> None:
     """Uptake comes back in SUV, and the residual is that of counts, 1 a bin within 10 %."""
     y, x = (np.mgrid[:64, :64] - 31.5) * 4
@@ -194,6 +194,11 @@ def test_pet(tmp_path: Path, cli: Any, write_nifti_scan: Callable[..., Path], me
     assert made[np.hypot(x, y) < 70].mean() == pytest.approx(2.0, rel=0.03)
     series = json.loads((tmp_path / "out" / "run.json").read_text())["series"][0]
     assert series["data_residual"] == pytest.approx(1, abs=0.1)
+    if method == "diffusion":
+        assert (series["model"], series["nfe"], series["operator_calls"]["apply"]) == ("pet", 1, 3 + 2 + 1)
+        ended = cli("reconstruct", tmp_path / "pet.h5", "-o", tmp_path / "no", "--method", method, "--unconditional")
+        assert ended.code == 2
+        assert "--unconditional is for CT" in ended.err
 
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {

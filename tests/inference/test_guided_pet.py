@@ -126,7 +126,9 @@ def test_doubt_is_where_there_is_structure() -> None:
 def test_embedded_network(data: Sinograms) -> None:
     """Likelier than post-processing, in every slice after one step, and with as much activity as was counted."""
     told: list[tuple[int, int]] = []
-    found = guided_osem(data, BEAM, load("pet"), SPACING, progress=lambda done, total: told.append((done, total)))
+    found = guided_osem(
+        data, BEAM, load("pet"), SPACING, steps=2, progress=lambda done, total: told.append((done, total))
+    )
     network = log_likelihood(data, BEAM, found.network)
     v = doubt(found.network, activity_of(found.filtered, SPACING).level, SPACING)
     once = pulled(data, BEAM, found.network, np.float32(guided_pet.TRUST) * v, 2, SUBSETS)
@@ -141,16 +143,16 @@ def test_embedded_network(data: Sinograms) -> None:
 
 def test_same_every_time(data: Sinograms) -> None:
     """To the last bit."""
-    one, two = (guided_osem(data, BEAM, restless(), SPACING).images for _ in range(2))
+    one, two = (guided_osem(data, BEAM, restless(), SPACING, steps=2).images for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
 
 def test_no_trust_is_the_network(data: Sinograms) -> None:
-    """One step without trust is post-processing."""
+    """One step without trust is post-processing, where the scanner sees."""
     found = guided_osem(data, BEAM, restless(), SPACING, trust=1e-9, steps=1)
     assert np.abs(found.network - found.filtered).max() > 0.1
-    seen = found.images > 0
-    np.testing.assert_allclose(found.images[seen], found.network[seen], rtol=1e-2, atol=1e-3)
+    middle = (slice(None), slice(16, 48), slice(16, 48))  # off the rim of the circle that the scanner sees
+    np.testing.assert_allclose(found.images[middle], found.network[middle], rtol=1e-2, atol=1e-3)
 
 
 def test_slices_depend_on_their_block_alone(filtered: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
