@@ -170,7 +170,9 @@ def reconstruct(
     ] = "32",
     steps: Annotated[
         int | None,
-        typer.Option(help="Sampler steps. Default 6; of diffusion from projections 12.", rich_help_panel=SAMPLING),
+        typer.Option(
+            help="Sampler steps. Default 6; of diffusion from projections 16 (PET 1).", rich_help_panel=SAMPLING
+        ),
     ] = None,
     sampler: Annotated[
         str | None,

@@ -47,8 +47,8 @@ from medidiff.seen import Range
 from medidiff.units import MU_WATER_PER_MM, Unit, mu_to_hu
 
 KERNEL = "hann"  # of the backprojection that networks are trained on
-LADDER = (4.0, 0.2)  # times the noise level of the backprojection
-CG_STEPS = 8
+LADDER = (8.0, 0.3)  # times the noise level of the backprojection
+CG_STEPS = 10
 DIFFERENCE_HU = 5.0  # between neighbouring slices, below which a penalty does not feel it
 ONE_BY_ONE = ("pigdm", "dps")  # gradients through the network: its memory does for one slice
 
@@ -142,10 +142,9 @@ class Guided(Ct):
         level = torch.cat([cond.r for cond in conditions])
         guide = partial(self._guided, data=data, level=level)
         matrix = self.projections.header.geometry.matrix
-        told = conditions if self.is_conditional else [cond.as_null() for cond in conditions]
+        start, told = self._start(indices, conditions, data)
         denoise = guide(_one_by_one(self._denoiser, told, matrix, self.model.stride))
         sigmas = karras(self.parameters["steps"], LADDER[1], LADDER[0])[:, None].to(level) * level
-        start = self._start(conditions, matrix)
         if self.mode == "sample":
             return self._sample(denoise, start, sigmas, indices, 0), None
         image = _last(euler(denoise, start, sigmas))
@@ -159,11 +158,29 @@ class Guided(Ct):
         assert isinstance(self.model.denoiser, Denoiser)  # `_model` has seen to it
         return self.model.denoiser
 
-    def _start(self, conditions: list[Condition], matrix: tuple[int, int]) -> Tensor:
-        """(B, 1, rows, columns) E[x | y]; without a condition y itself."""
+    def _start(
+        self, indices: list[int], conditions: list[Condition], data: Measurement
+    ) -> tuple[Tensor, list[Condition]]:
+        """(B, 1, rows, columns) E[x | y], and what the network goes on being told.
+
+        Without a condition y itself and nothing. So it is of a slice whose estimate explains the data worse than y: it
+        is unlike all that the network has seen.
+        """
+        matrix = self.projections.header.geometry.matrix
+        y = torch.cat([crop(cond.y, matrix) for cond in conditions])
+        nothing = [cond.as_null() for cond in conditions]
         if not self.is_conditional:
-            return torch.cat([crop(cond.y, matrix) for cond in conditions])
-        return torch.cat([crop(self._denoiser.mean(cond), matrix) for cond in conditions])
+            return y, nothing
+        mean = torch.cat([crop(self._denoiser.mean(cond), matrix) for cond in conditions])
+        worse = data.chi_square(mean) > data.chi_square(y)
+        if bool(worse.any()):
+            which = ", ".join(str(k + 1) for k, is_worse in zip(indices, worse.tolist(), strict=True) if is_worse)
+            self.warnings.append(
+                f"slice {which}: unlike all that model '{self.model.card.name}' has seen, its estimate explains the "
+                "data worse than their backprojection; the slice was done as with --unconditional"
+            )
+        told = [none if is_worse else cond for cond, none, is_worse in zip(conditions, nothing, worse, strict=True)]
+        return torch.where(worse[:, None, None, None], y, mean), told
 
     def _sample(self, denoise: Denoise, start: Tensor, sigmas: Tensor, indices: list[int], k: int) -> Tensor:
         noise = CaseNoise(self.case, indices, sample=k)

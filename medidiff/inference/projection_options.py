@@ -45,7 +45,7 @@ METHODS: dict[str, Method] = {
     "osem": Method(("PET",), "ordered subsets expectation maximisation", 5.0, "mm FWHM", 3),
     "map-rdp": Method(("PET",), "maximum a posteriori, relative difference prior", 0.1, "", 8),
 }
-DEFAULT_STEPS, DEFAULT_PET_STEPS = 12, 1
+DEFAULT_STEPS, DEFAULT_PET_STEPS = 16, 1
 DEFAULT_DRAWS = 8
 
 
