@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medidiff.model import Model
 
 HASH_DIGITS = 12
+NAME = 20  # letters that are never broken into two lines; paths are longer
 
 
 def models(
@@ -41,7 +42,8 @@ def _list(found: dict[str, tuple[Model, Path]]) -> None:
         return
     table = Table(title=f"Models ({DISCLAIMER})", title_justify="left")
     for heading in ("name", "modality", "MB", "sees", "sha256", "summary"):
-        table.add_column(heading, justify="right" if heading == "MB" else "left", overflow="fold")
+        whole = max((len(name) for name in found if len(name) <= NAME), default=0) if heading == "name" else None
+        table.add_column(heading, justify="right" if heading == "MB" else "left", overflow="fold", min_width=whole)
     for name, (model, path) in found.items():
         size = f"{path.stat().st_size / 1e6:.1f}" if path.exists() else ""
         card = model.card
