@@ -168,15 +168,15 @@ def conjugate_gradients(
     return x
 
 
-def dds(denoise: Denoise, data: Measurement, gamma: float, steps: int = 5) -> Denoise:
+def dds(denoise: Denoise, data: Measurement, gamma: float | Tensor, steps: int = 5) -> Denoise:
     """Decomposed diffusion sampling (Chung, Lee and Ye 2024, arXiv:2303.05754, algorithm 3).
 
     (I + gamma A^T W A) x = x0 + gamma A^T W y by `steps` of conjugate gradients from x0; few of them leave what the
-    data do not determine to the denoiser. `gamma` is a variance, in the units of x squared.
+    data do not determine to the denoiser. `gamma`, one or (B,), is a variance, in the units of x squared.
     """
 
     def guided(x_sigma: Tensor, sigma: Tensor) -> Tensor:
-        return _proximal(denoise(x_sigma, sigma), data, torch.full_like(sigma, gamma), steps)
+        return _proximal(denoise(x_sigma, sigma), data, torch.as_tensor(gamma).to(sigma).expand_as(sigma), steps)
 
     return guided
 
@@ -213,11 +213,11 @@ def pigdm(denoise: Denoise, data: Measurement, spread: Callable[[Tensor], Tensor
     return guided
 
 
-def dps(denoise: Denoise, data: Measurement, step: float = 1.0) -> Denoise:
+def dps(denoise: Denoise, data: Measurement, step: float | Callable[[Tensor], Tensor] = 1.0) -> Denoise:
     """Diffusion posterior sampling (Chung et al. 2023, arXiv:2209.14687, equation 15) with the likelihood's own weight.
 
     `step` 1 is the gradient of log p(y | x0_hat); with precise data it needs a ladder of very many levels, or a smaller
-    step, which the paper sets by trial.
+    step, which the paper sets by trial; a function gives that of each sigma (B,).
     """
 
     def guided(x_sigma: Tensor, sigma: Tensor) -> Tensor:
@@ -226,7 +226,8 @@ def dps(denoise: Denoise, data: Measurement, step: float = 1.0) -> Denoise:
             x0 = denoise(state, sigma)
         z, _ = data.terms(x0.detach())
         (pull,) = torch.autograd.grad(x0, state, z)
-        return x0.detach() + step * column(sigma**2, x_sigma) * pull
+        share = step(sigma) if callable(step) else step
+        return x0.detach() + column(share * sigma**2, x_sigma) * pull
 
     return guided
 

@@ -11,7 +11,7 @@ and draws it anew at each level (the ancestral sampler), `uncertainty` is the sp
 quantitative image. A network that was told y counts the data twice in them; see docs/projections.md.
 
 `smoothing` s says how far the network is trusted: DiffPIR's gamma = sigma^2 / s, DDS with the constant variance of y
-over s, Pi-GDM's r^2 over s, DPS' step over s.
+over s, Pi-GDM's r^2 over s, DPS' step over s, no larger than a gradient can take.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from medidiff.inference.restore import exact_convolutions
 from medidiff.io.projections import Projections
 from medidiff.model import DEFAULT_FOR, FOR_PROJECTIONS, Model, load
 from medidiff.patches import crop, pad_to_multiple, slab_indices
-from medidiff.physics.iterative import Preconditioner, chi_square
+from medidiff.physics.iterative import Preconditioner, chi_square, largest_eigenvalue
 from medidiff.physics.operators import LinearOperator
 from medidiff.physics.pet import Sinograms
 from medidiff.seen import Range
@@ -140,6 +140,8 @@ class Guided(Ct):
         conditions = self._conditions(indices, line)
         data = self._measurement(line, weights)
         level = torch.cat([cond.r for cond in conditions])
+        if self.parameters["z_smoothing"]:  # slices that are solved together have one weight: else no symmetric system
+            level = level.mean().expand_as(level)
         guide = partial(self._guided, data=data, level=level)
         matrix = self.projections.header.geometry.matrix
         start, told = self._start(indices, conditions, data)
@@ -192,9 +194,12 @@ class Guided(Ct):
         if name == "diffpir":
             return diffpir(denoise, data, s, CG_STEPS)
         if name == "dds":
-            return dds(denoise, data, float((level**2).mean()) / s, CG_STEPS)
-        if name == "dps":
-            return dps(denoise, data, 1 / s)
+            return dds(denoise, data, level**2 / s, CG_STEPS)
+        if name == "dps":  # the step of the likelihood where it is stable, above it the largest that is
+            steepest = self.slope**2 * largest_eigenvalue(
+                self.operator, data.weight, data.operator.adjoint(data.y)[:, 0]
+            )
+            return dps(denoise, data, lambda sigma: 1 / (s * (1 + sigma**2 * steepest)))
         spread: Callable[[Tensor], Tensor] = lambda sigma: sigma**2 * level**2 / (sigma**2 + level**2) / s  # noqa: E731
         return pigdm(denoise, data, spread, CG_STEPS)
 

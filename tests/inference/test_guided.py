@@ -74,7 +74,7 @@ def images(method: Guided, missing: list[int]) -> NDArray[np.float32]:
 
 def test_a_slice_does_not_depend_on_its_block(projections: Projections) -> None:
     """Alone, or with others: the same to the last bit, samples as well."""
-    for options in ({}, {"mode": "sample", "seed": 3}):
+    for options in ({}, {"mode": "sample", "seed": 3}, {"data_guidance": "dds"}):
         alone, together = (images(guided(projections, **options), chosen) for chosen in ([5], [3, 5, 6]))
         np.testing.assert_array_equal(alone[0], together[1])
 
@@ -86,7 +86,7 @@ def test_nor_does_it_with_a_penalty_across_slices(projections: Projections) -> N
     np.testing.assert_array_equal(rest, whole[[7, 9]])
 
 
-@pytest.mark.parametrize("guidance", ["diffpir", "dds", "pigdm"])
+@pytest.mark.parametrize("guidance", ["diffpir", "dds", "pigdm", "dps"])
 def test_the_data_are_explained(projections: Projections, guidance: str) -> None:
     """Nearer to the data, and to the scan, than the network on its own."""
     method = guided(projections, data_guidance=guidance)
