@@ -221,13 +221,15 @@ def table(rows: list[dict[str, Any]], split: str) -> None:
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line a condition: patients, and mean PSNR of every method."""
+    """One line a condition: patients, and mean PSNR of the methods that all of them were reconstructed with."""
     lines = []
     for condition in dict.fromkeys(r["condition"] for r in rows):
         here = [r for r in rows if r["condition"] == condition]
         line: dict[str, Any] = {"condition": condition, "patients": len({r["patient"] for r in here})}
         for method in dict.fromkeys(r["method"] for r in here):
-            line[method] = round(float(np.mean([r["psnr"] for r in here if r["method"] == method])), 2)
+            found = [r["psnr"] for r in here if r["method"] == method]
+            if len(found) == line["patients"]:
+                line[method] = round(float(np.mean(found)), 2)
         lines.append(line)
     return lines
 
