@@ -13,14 +13,14 @@ Each function wraps a denoiser and returns one, so that samplers never learn of 
 of x_sigma, and `dps` takes it for certain: on a Gaussian prior their samples spread too little. A denoiser that was
 conditioned on an image made of the same data counts these data twice: the spread of its samples is no uncertainty then.
 
-x, x0 are (B, *image), y and W (B, *data). Cost is counted in calls of A and of its adjoint (`Counting`). Where the
-samples of a batch are neighbouring slices, `Across` adds a penalty of their differences to the data term.
+x, x0 are (B, *image), y and W (B, *data). Cost is counted in calls of A and of its adjoint. Where the samples of a batch
+are neighbouring slices, `Across` adds a penalty of their differences to the data term.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -36,22 +36,6 @@ class Operator(Protocol):
     def apply(self, x: Tensor) -> Tensor: ...
 
     def adjoint(self, y: Tensor) -> Tensor: ...
-
-
-@dataclass(eq=False)
-class Counting:
-    """An operator that counts how often it was called, forward and back together."""
-
-    operator: Operator
-    calls: int = field(default=0, init=False)
-
-    def apply(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.operator.apply(x)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        self.calls += 1
-        return self.operator.adjoint(y)
 
 
 Map = Callable[[Tensor], Tensor]
