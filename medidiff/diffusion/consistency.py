@@ -13,8 +13,8 @@ Each function wraps a denoiser and returns one, so that samplers never learn of 
 of x_sigma, and `dps` takes it for certain: on a Gaussian prior their samples spread too little. A denoiser that was
 conditioned on an image made of the same data counts these data twice: the spread of its samples is no uncertainty then.
 
-x, x0 are (B, *image), y and W (B, *data). Cost is counted in calls of A and of its adjoint. Where the samples of a batch
-are neighbouring slices, `Across` adds a penalty of their differences to the data term.
+x, x0 are (B, *image), y and W (B, *data). Cost is counted in calls of A and of its adjoint. Where the samples of a
+batch are neighbouring slices, `Across` adds a penalty of their differences to the data term.
 """
 
 from __future__ import annotations
