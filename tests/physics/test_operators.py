@@ -84,6 +84,17 @@ def test_batch_invariance(operator: LinearOperator) -> None:
     assert torch.equal(operator.adjoint(operator.apply(x))[1:2], operator.adjoint(operator.apply(x[1:2])))
 
 
+def test_batch_invariance_of_floats_without_turns() -> None:
+    """So it is in single precision, where one column is summed by another kernel if its stride is not 1."""
+    projector = Projector((256, 256), 1.0, Beam("parallel", evenly(30, 170), 300, 1.2))
+    x = _random(projector.in_shape, 5, batch=4).float()
+    y = projector.apply(x)
+    assert projector.turns == 1
+    assert torch.equal(y[2:3], projector.apply(x[2:3]))
+    assert torch.equal(projector.adjoint(y)[1:2], projector.adjoint(y[1:2]))
+    assert torch.equal(projector.adjoint(y)[:1], projector.adjoint(projector.apply(x[:1])))
+
+
 def test_gradient_is_the_adjoint(operator: LinearOperator) -> None:
     """d/dx <A x, y> = A^T y, so that guidance can differentiate through a measurement."""
     x, y = _random(operator.in_shape, 6).requires_grad_(), _random(operator.out_shape, 7)
