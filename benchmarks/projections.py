@@ -9,8 +9,9 @@ RMSE, HU bias of soft tissue, chi-square on held-out rays over that of the slice
 cannot give what three rays a bin through one twice as fine do), seconds, evaluations of the network, calls of the
 projector. Rows that are in ROWS are not worked out again.
 
-On `tune` the strengths STRENGTHS of every method are tried, and the best by mean RMSE for each condition stored in
-TUNED; on `test` these are used. --twin is the network of pipelines/train_ct_projections_twin.yaml: one evaluation.
+On `tune` the best strength of STRENGTHS by mean RMSE is looked for in each condition, from the one that was best before
+to where both its neighbours are worse, and stored in TUNED; on `test` these are used. --twin is the network of
+pipelines/train_ct_projections_twin.yaml: one evaluation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,9 @@ CONDITIONS: dict[str, tuple[int, float, float]] = {  # views, arc in degrees, do
     "arc_120": (120, 120.0, 1.0),
 }
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "pwls": (1.0, 3.0, 10.0),
-    "tv": (1.0, 3.0, 5.5, 10.0),
-    "diffusion": (0.5, 1.0, 2.0),
+    "pwls": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+    "tv": (0.1, 0.3, 1.0, 3.0, 5.5, 10.0, 30.0, 100.0, 300.0),
+    "diffusion": (0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
 }
 METHODS = ("fbp", "pwls", "tv", "twin", "diffusion", "unconditional")
 """What --methods can name; `diffusion:dds`, `diffusion:pigdm` and `diffusion:dps` are other guidance, `ct` the embedded
@@ -188,17 +188,33 @@ def row(one: Trial, method: str, strength: float | None, given: Given) -> dict[s
     }
 
 
-def asked(methods: list[str], condition: str, split: str) -> Iterator[tuple[str, float | None]]:
-    """Methods with their strengths: all of them on `tune`, the best on the others."""
+def asked(
+    methods: list[str], condition: str, tried: tuple[list[dict[str, Any]], list[str]] | None
+) -> list[tuple[str, float | None]]:
+    """Methods with their strengths: the best that is known; with rows and patients of `tune` its neighbours too."""
     tuned = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    found: list[tuple[str, float | None]] = []
     for method in methods:
         kind = "diffusion" if method not in STRENGTHS and method not in ("fbp", "twin") else method
         if kind not in STRENGTHS:
-            yield method, None
-        elif split == "tune" and method in STRENGTHS:
-            yield from ((method, strength) for strength in STRENGTHS[method])
+            found.append((method, None))
+        elif tried is not None and method in STRENGTHS:
+            best = best_of(*tried, method, condition) or tuned.get(kind, {}).get(condition, 1.0)
+            k = STRENGTHS[method].index(best)
+            found += [(method, strength) for strength in STRENGTHS[method][max(k - 1, 0) : k + 2]]
         else:
-            yield method, tuned[kind][condition]
+            found.append((method, tuned[kind][condition]))
+    return found
+
+
+def best_of(rows: list[dict[str, Any]], patients: list[str], method: str, condition: str) -> float | None:
+    """The strength with the smallest mean RMSE, of those that all these patients were reconstructed with."""
+    errors: dict[float, dict[str, float]] = {}
+    for one in rows:
+        if (one["method"], one["condition"]) == (method, condition) and one["patient"] in patients:
+            errors.setdefault(one["strength"], {})[one["patient"]] = one["rmse"]
+    means = {s: float(np.mean(list(e.values()))) for s, e in errors.items() if len(e) == len(patients)}
+    return min(means, key=lambda strength: means[strength], default=None)
 
 
 def table(rows: list[dict[str, Any]], split: str) -> None:
@@ -244,18 +260,13 @@ def _differences(here: list[dict[str, Any]]) -> None:
             print(f"  diffusion - {other}: {gain.mean():+.2f} dB (lowest {gain.min():+.2f}, {len(gain)} patients)")
 
 
-def store_best(rows: list[dict[str, Any]]) -> None:
-    """The strength with the smallest mean RMSE, of each method in each condition."""
+def store_best(rows: list[dict[str, Any]], patients: list[str]) -> None:
     tuned = json.loads(TUNED.read_text()) if TUNED.exists() else {}
     for method in STRENGTHS:
         for condition in CONDITIONS:
-            found = [r for r in rows if (r["method"], r["condition"]) == (method, condition)]
-            means = {
-                s: float(np.mean([r["rmse"] for r in found if r["strength"] == s]))
-                for s in {r["strength"] for r in found}
-            }
-            if means:
-                tuned.setdefault(method, {})[condition] = min(means, key=lambda s: means[s])
+            best = best_of(rows, patients, method, condition)
+            if best is not None:
+                tuned.setdefault(method, {})[condition] = best
     temporary = TUNED.with_suffix(".partial")
     temporary.write_text(json.dumps(tuned, indent=1) + "\n")
     temporary.replace(TUNED)
@@ -275,23 +286,35 @@ def main() -> None:
     arguments = parser.parse_args()
     pairs = [p for p in read_manifest(PIPELINES / "train_ct.csv", arguments.data) if p.split == arguments.split]
     pairs = list({pair.patient: pair for pair in reversed(pairs)}.values())[::-1]  # one series of each patient
+    pairs = pairs[: arguments.patients]
+    patients = [pair.patient for pair in pairs]
     done = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    known = {(r["patient"], r["condition"], r["method"], r["strength"]) for r in done}
+
+    def wanted(condition: str) -> list[tuple[str, str, float | None]]:
+        known = {(r["patient"], r["method"], r["strength"]) for r in done if r["condition"] == condition}
+        tried = (done, patients) if arguments.split == "tune" else None
+        lines = [(p, *one) for p in patients for one in asked(arguments.methods, condition, tried)]
+        return [one for one in lines if one not in known]
+
     with tempfile.TemporaryDirectory() as name, arguments.rows.open("a") as file:
         given = Given(arguments.model, arguments.twin, Path(name))
         for condition in arguments.conditions:
-            for number, pair in enumerate(pairs[: arguments.patients]):
-                wanted = list(asked(arguments.methods, condition, arguments.split))
-                wanted = [one for one in wanted if (pair.patient, condition, *one) not in known]
-                if not wanted:
-                    continue
-                one = trial(pair, condition, number, Path(name))
-                for method, strength in wanted:
-                    done.append(row(one, method, strength, given))
-                    file.write(json.dumps(done[-1]) + "\n")
-                    file.flush()
+            while todo := wanted(condition):
+                for number, pair in enumerate(pairs):
+                    mine = [(method, strength) for patient, method, strength in todo if patient == pair.patient]
+                    if not mine:
+                        continue
+                    one = trial(pair, condition, number, Path(name))
+                    for method, strength in mine:
+                        done.append(row(one, method, strength, given))
+                        file.write(json.dumps(done[-1]) + "\n")
+                        file.flush()
     if arguments.split == "tune":
-        store_best(done)
+        store_best(done, patients)
+    else:  # strengths that were best once are no part of the result
+        methods = list(dict.fromkeys(r["method"] for r in done))
+        valid = {condition: asked(methods, condition, None) for condition in CONDITIONS}
+        done = [r for r in done if (r["method"], r["strength"]) in valid[r["condition"]]]
     if arguments.json:
         name = arguments.model or FOR_PROJECTIONS
         figures = {"model": load(name).sha256, "rows": means(done)}

@@ -3,9 +3,9 @@
     python scripts/embed_model.py runs/train_ct/best.safetensors quality.json calibration.json
 
 Figures come from benchmarks/ct_bars.py or pet_bars.py (--split test --json FILE) and benchmarks/calibrate_ct.py or
-calibrate_pet.py, of a model of projections from benchmarks/projections.py and projections_volume.py (--model WEIGHTS
---json FILE), run on these very weights; a figure that was measured on other weights is refused. What the card says
-beside figures stands in scripts/card_words.py.
+calibrate_pet.py, of a model of projections from benchmarks/projections.py and calibrate_projections.py (--json FILE),
+run on these very weights; a figure that was measured on other weights is refused. What the card says beside figures
+stands in scripts/card_words.py.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@
 The ladder falls from LADDER[0] to LADDER[1] times the noise level of y. In `quantitative` no noise is added: the
 estimate itself takes the place of x_sigma, and its errors that of the noise (plug-and-play; Venkatakrishnan et al.
 2013, Zhang et al. 2022, arXiv:2008.13751), which has a smaller square error than any sample. `sample` starts with noise
-and draws it anew at each level (the ancestral sampler), `uncertainty` is the spread of `draws` samples about the
-quantitative image. A network that was told y counts the data twice in them; see docs/projections.md.
+and draws it anew at each level (the ancestral sampler). `uncertainty` is the quantitative image and the deviation of
+`draws` samples, times the card's factors. These samples are drawn without a condition: a network that is told y, and
+then pulled to the same data, counts them twice, and its samples hardly differ (docs/projections.md).
 
 `smoothing` s says how far the network is trusted: DiffPIR's gamma = sigma^2 / s, DDS with the constant variance of y
 over s, Pi-GDM's r^2 over s, DPS' step over s, no larger than a gradient can take.
@@ -19,7 +20,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -31,11 +31,13 @@ from medidiff.diffusion.denoiser import Condition, Denoise, Denoiser
 from medidiff.diffusion.samplers import Step, ancestral, euler
 from medidiff.diffusion.schedule import CaseNoise, case_seed, karras
 from medidiff.errors import ModelError
+from medidiff.inference.calibration import Calibration, of_card
 from medidiff.inference.classical import BLOCK, Array, Ct, Done, Pet, trusted
 from medidiff.inference.engine import prepare
 from medidiff.inference.guided_pet import TRUST, guided_osem
+from medidiff.inference.methods import NOT_CALIBRATED
 from medidiff.inference.options import AUTO
-from medidiff.inference.projection_options import ProjectionOptions
+from medidiff.inference.projection_options import DIFFUSION, ProjectionOptions
 from medidiff.inference.restore import exact_convolutions
 from medidiff.io.projections import Projections
 from medidiff.model import DEFAULT_FOR, FOR_PROJECTIONS, Model, load
@@ -50,6 +52,7 @@ KERNEL = "hann"  # of the backprojection that networks are trained on
 LADDER = (8.0, 0.3)  # times the noise level of the backprojection
 CG_STEPS = 10
 DIFFERENCE_HU = 5.0  # between neighbouring slices, below which a penalty does not feel it
+DECIDE_ERRORS = ("smoothing", "data_guidance", "steps", "z_smoothing", "prior")
 ONE_BY_ONE = ("pigdm", "dps")  # gradients through the network: its memory does for one slice
 
 
@@ -103,7 +106,10 @@ class Guided(Ct):
         self.parameters = self.parameters | {"engine": self.engine}
         self.parameters |= {"model": self.model.card.name, "model_sha256": self.model.sha256}
         self.mode, self.case = options.mode, case_seed(identity, self.parameters.get("seed", 0))
+        self.table = self._table() if self.mode == "uncertainty" else None
         self.warnings = _warnings(self.model, options)
+        if self.mode == "uncertainty" and self.table is None:
+            self.warnings.append(NOT_CALIBRATED.format("samples"))
         walks = 1 + self.parameters.get("draws", 0)
         self.nfe = walks * self.parameters["steps"] + self.is_conditional
         self.slope = MU_WATER_PER_MM * self.model.scaling.factor / 1000
@@ -111,6 +117,13 @@ class Guided(Ct):
     @property
     def is_conditional(self) -> bool:
         return bool(self.parameters["prior"] == "conditional")
+
+    def _table(self) -> Calibration | None:
+        """The card's factors, which were fitted to the image and the samples of the default options."""
+        usual = ProjectionOptions(DIFFUSION).parameters()
+        is_usual = all(self.parameters[name] == usual[name] for name in DECIDE_ERRORS)
+        known = is_usual and self.model.card.input == "projections"
+        return of_card(self.model.card.uncertainty, "draws") if known else None
 
     def slices(self, missing: list[int]) -> Iterator[Done]:
         size = 1 if self.parameters["data_guidance"] in ONE_BY_ONE else BLOCK
@@ -142,18 +155,43 @@ class Guided(Ct):
         level = torch.cat([cond.r for cond in conditions])
         if self.parameters["z_smoothing"]:  # slices that are solved together have one weight: else no symmetric system
             level = level.mean().expand_as(level)
-        guide = partial(self._guided, data=data, level=level)
-        matrix = self.projections.header.geometry.matrix
         start, told = self._start(indices, conditions, data)
-        denoise = guide(_one_by_one(self._denoiser, told, matrix, self.model.stride))
+        denoise = self._guided(self._network(told), data, level)
         sigmas = karras(self.parameters["steps"], LADDER[1], LADDER[0])[:, None].to(level) * level
         if self.mode == "sample":
             return self._sample(denoise, start, sigmas, indices, 0), None
         image = _last(euler(denoise, start, sigmas))
         if self.mode == "quantitative":
             return image, None
-        samples = [self._sample(denoise, start, sigmas, indices, k) for k in range(self.parameters["draws"])]
-        return image, torch.stack(samples).std(dim=0)
+        denoise = self._guided(self._network([cond.as_null() for cond in conditions]), data, level)
+        y = torch.cat([self._cropped(cond.y) for cond in conditions])
+        samples = [self._sample(denoise, y, sigmas, indices, k) for k in range(self.parameters["draws"])]
+        return image, self._calibrated(torch.stack(samples).std(dim=0), image, conditions)
+
+    def _network(self, conditions: list[Condition]) -> Denoise:
+        """The network for a batch of slices, each with its condition; one at a time, so that none depends on others."""
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            padded = [pad_to_multiple(one, self.model.stride) for one in x.split(1)]
+            answers = [self._denoiser(*one) for one in zip(padded, sigma.split(1), conditions, strict=True)]
+            return torch.cat([self._cropped(answer) for answer in answers])
+
+        return denoise
+
+    def _cropped(self, padded: Tensor) -> Tensor:
+        return crop(padded, self.projections.header.geometry.matrix)
+
+    def _calibrated(self, deviations: Tensor, images: Tensor, conditions: list[Condition]) -> Tensor:
+        """(B, 1, rows, columns) in model units."""
+        if self.table is None:
+            return deviations
+        factor = self.model.scaling.factor
+        hu = [(factor * stack[:, 0]).float().cpu().numpy() for stack in (deviations, images)]
+        found = [
+            self.table(sd, image, factor * float(cond.r[0]), float(cond.colour[0, 0]))
+            for sd, image, cond in zip(*hu, conditions, strict=True)
+        ]
+        return torch.from_numpy(np.stack(found)[:, None]).to(deviations) / factor
 
     @property
     def _denoiser(self) -> Denoiser:
@@ -168,12 +206,11 @@ class Guided(Ct):
         Without a condition y itself and nothing. So it is of a slice whose estimate explains the data worse than y: it
         is unlike all that the network has seen.
         """
-        matrix = self.projections.header.geometry.matrix
-        y = torch.cat([crop(cond.y, matrix) for cond in conditions])
+        y = torch.cat([self._cropped(cond.y) for cond in conditions])
         nothing = [cond.as_null() for cond in conditions]
         if not self.is_conditional:
             return y, nothing
-        mean = torch.cat([crop(self._denoiser.mean(cond), matrix) for cond in conditions])
+        mean = torch.cat([self._cropped(self._denoiser.mean(cond)) for cond in conditions])
         worse = data.chi_square(mean) > data.chi_square(y)
         if bool(worse.any()):
             which = ", ".join(str(k + 1) for k, is_worse in zip(indices, worse.tolist(), strict=True) if is_worse)
@@ -241,17 +278,6 @@ class Guided(Ct):
         return np.asarray(deviations[:, 0].cpu().numpy() * self.model.scaling.factor, np.float32)
 
 
-def _one_by_one(denoiser: Denoiser, conditions: list[Condition], matrix: tuple[int, int], stride: int) -> Denoise:
-    """The network for a batch of slices, each with its condition; one at a time, so that none depends on the others."""
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        padded = [pad_to_multiple(one, stride) for one in x.split(1)]
-        answers = [denoiser(one, s, cond) for one, s, cond in zip(padded, sigma.split(1), conditions, strict=True)]
-        return torch.cat([crop(answer, matrix) for answer in answers])
-
-    return denoise
-
-
 def _as_seen(cond: Condition, model: Model) -> Condition:
     """The level and colours of the noise brought into the range of training: there may be next to none in an even
     object, and a network that is told of a colour that it never saw can answer anything."""
@@ -303,6 +329,4 @@ def _warnings(model: Model, options: ProjectionOptions) -> list[str]:
         told.append(
             f"model '{model.card.name}' was not trained on backprojections: its first estimate may keep their streaks"
         )
-    if options.mode == "uncertainty":
-        told.append("the uncertainty map is not calibrated: it is the raw spread of samples")
     return told

@@ -87,11 +87,13 @@ def can_decode(syntax: str) -> bool:
 def read_frame(path: Path, frame: int | None) -> NDArray[np.integer]:
     """(rows, columns) stored integers of a slice, or of frame 0, 1, ... of a multi-frame file.
 
-    Raises DecodeError, naming the file, for pixel data that cannot be decoded.
+    Raises DecodeError, naming the file, for pixel data that cannot be decoded and for a file that is gone.
     """
     try:
         with quiet_parsing():
             return _reader(path, path.stat().st_mtime_ns)(frame or 0)
+    except FileNotFoundError as error:
+        raise DecodeError(f"{path}: is gone since the folder was listed; put it back and start again") from error
     except (*MALFORMED, RuntimeError) as error:
         detail = " ".join(str(error).split()).removeprefix(ALL_PLUGINS_FAILED)
         which = "" if frame is None else f", frame {frame + 1}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from medidiff.inference.guided import Guided
-from medidiff.inference.projection_options import ProjectionOptions
+from medidiff.inference.methods import NOT_CALIBRATED
+from medidiff.inference.projection_options import DEFAULT_STEPS, ProjectionOptions
 from medidiff.io.projections import Header, Projections, Scanner, open_projections, write_projections
+from medidiff.model import FOR_PROJECTIONS, embedded, rewrite_card
 from medidiff.physics.projectors import evenly
 from medidiff.physics.scanner import scanner_beam
 from medidiff.physics.transmission import counts, transmission
@@ -133,9 +136,11 @@ def test_samples_differ_by_seed_and_spread_about_the_estimate(projections: Proje
 
 
 def test_uncertainty_is_large_where_nothing_was_measured(tmp_path: Path) -> None:
-    """Of an arc of 90 degrees: the spread in the missing directions of the Fourier plane over that in the others."""
-    method = guided(container(tmp_path / "arc.h5", 40, 90.0, slice(0, 1)), mode="sample")
-    samples = np.stack([images(guided(method.projections, mode="sample", seed=k), [0])[0] for k in range(5)])
+    """Of an arc of 90 degrees: the spread of samples in the missing directions of the Fourier plane over that in the
+    others; and the deviation of the pixels over that of a whole turn."""
+    method = guided(container(tmp_path / "arc.h5", 40, 90.0, slice(0, 1)))
+    asked = {"mode": "sample", "unconditional": True}
+    samples = np.stack([images(guided(method.projections, **asked, seed=k), [0])[0] for k in range(5)])
     power = (np.abs(np.fft.fft2(samples - samples.mean(0))) ** 2).mean(0)
     fy, fx = np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE), indexing="ij")
     ring = (np.hypot(fx, fy) > 0.05) & (np.hypot(fx, fy) < 0.25)
@@ -145,6 +150,29 @@ def test_uncertainty_is_large_where_nothing_was_measured(tmp_path: Path) -> None
     measured = ring & (seen > np.quantile(seen[ring], 0.7))
     missing = ring & (seen < np.quantile(seen[ring], 0.3))
     assert power[missing].mean() > 2 * power[measured].mean()
+    whole = container(tmp_path / "whole.h5", 160, 360.0, slice(0, 1))
+    wide, narrow = (next(guided(one, mode="uncertainty", draws=3).slices([0])) for one in (method.projections, whole))
+    assert wide.deviations is not None
+    assert narrow.deviations is not None
+    assert np.median(wide.deviations) > 3 * np.median(narrow.deviations)
+
+
+def test_a_card_that_knows_factors_multiplies_the_deviations(projections: Projections, tmp_path: Path) -> None:
+    """Those of the options that its factors were fitted with; of others the raw ones come, and a warning."""
+    path = tmp_path / "known.safetensors"
+    shutil.copy(embedded()[FOR_PROJECTIONS], path)
+    made = []
+    for factor in (1.0, 1.5):
+        rewrite_card(path, uncertainty={"source": "draws", "factor": factor})
+        asked = {"mode": "uncertainty", "draws": 2, "steps": DEFAULT_STEPS, "model": str(path)}
+        method = guided(projections, **asked)
+        made.append(next(method.slices([4])).deviations)
+        assert NOT_CALIBRATED.format("samples") not in method.warnings
+    np.testing.assert_allclose(made[1], 1.5 * made[0], rtol=1e-5)
+    for other in ({"steps": STEPS}, {"smoothing": 2.0}, {"data_guidance": "dds"}, {"unconditional": True}):
+        method = guided(projections, **{**asked, **other})
+        assert method.table is None
+        assert method.warnings == [NOT_CALIBRATED.format("samples")]
 
 
 def test_noise_is_told_as_the_nearest_that_is_known(projections: Projections) -> None:

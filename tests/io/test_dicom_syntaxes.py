@@ -16,7 +16,7 @@ from pydicom.encaps import encapsulate, generate_frames
 
 from medidiff.errors import DecodeError, DicomError
 from medidiff.io.decode import can_decode, read_frame, syntax_name
-from medidiff.io.dicom import load_volume, scan
+from medidiff.io.dicom import load_volume, open_series, scan
 
 LOSSLESS = ("1.2", "1.2.1", "1.2.1.99", "1.2.2", "1.2.4.57", "1.2.4.70", "1.2.4.80", "1.2.4.90", "1.2.5")
 # Greatest difference from the uncompressed HU: 5 for J2K and 1 for near-lossless JPEG-LS (their rates), and
@@ -115,6 +115,16 @@ def test_a_malformed_codestream_is_an_error_that_names_the_file(
     dataset.save_as(tmp_path / "broken.dcm")
     with pytest.raises(DecodeError, match=r"broken.dcm: the pixel data cannot be decoded"):
         load_volume(tmp_path)
+
+
+def test_a_file_that_vanishes_after_the_folder_was_listed_is_named(
+    j2k: tuple[pydicom.FileDataset, bytes], tmp_path: Path
+) -> None:
+    j2k[0].save_as(tmp_path / "gone.dcm")
+    (series,) = scan(tmp_path).series
+    (tmp_path / "gone.dcm").unlink()
+    with pytest.raises(DecodeError, match=r"gone.dcm: is gone since the folder was listed"):
+        open_series(series).stored(0)
 
 
 def test_jpeg_xl_is_refused_by_name(j2k: tuple[pydicom.FileDataset, bytes], tmp_path: Path) -> None:
