@@ -97,7 +97,8 @@ def _network(model: Model) -> str:
     size = f"{_parameters(model) / 1e6:.2f} M parameters"
     if not model.can_sample:
         return f"{model.architecture.network}, {size}, {_sees(model)}; a regression: no uncertainty, no samples"
-    spread = "with an uncertainty of its own" if model.has_spread else "uncertainty from samples"
+    gives_its_own = model.has_spread and model.card.input == "image"
+    spread = "with an uncertainty of its own" if gives_its_own else "uncertainty from samples"
     widths = ", ".join(map(str, model.architecture.widths))
     return f"{size}, {_sees(model)}, widths {widths}, {spread}"
 

@@ -107,8 +107,8 @@ def reconstruct(
         float | None,
         typer.Option(
             help="Its strength, in noise levels of the scan (gaussian: in pixels). Default: what medidiff tune found. "
-            "Of projections: in noise levels of the data (pwls, tv), mm (osem), beta (map-rdp), trust in the network "
-            "against the data (diffusion).",
+            "Of projections: in noise levels of the data (pwls, tv; more for few views), mm (osem), beta (map-rdp), "
+            "trust in the network against the data (diffusion).",
             rich_help_panel=CLASSICAL,
         ),
     ] = None,
@@ -185,7 +185,8 @@ def reconstruct(
     draws: Annotated[
         int | None,
         typer.Option(
-            help="Take the uncertainty map from so many samples. Default: the model's own where it gives one, else 8.",
+            help="Take the uncertainty map from so many samples. Default: the model's own where it gives one for images, "
+            "else 8.",
             rich_help_panel=SAMPLING,
         ),
     ] = None,

@@ -86,7 +86,7 @@ class Ct:
     def __init__(self, projections: Projections, options: ProjectionOptions, device: torch.device) -> None:
         header = projections.header
         self.projections, self.beam = projections, beam_of(header)
-        self.parameters, self.method = options.parameters(), options.method
+        self.parameters, self.method = options.parameters(views=header.shape[1]), options.method
         self.operator = Counted(_projector(header, self.beam, options.projector, device))
         self.warnings: list[str] = []
         self.calls: dict[str, int] = {}

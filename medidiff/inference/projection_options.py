@@ -16,6 +16,7 @@ Guidance = Literal["dds", "diffpir", "pigdm", "dps"]
 GUIDANCES: tuple[Guidance, ...] = ("diffpir", "dds", "pigdm", "dps")
 MODES = ("quantitative", "uncertainty", "sample")
 DIFFUSION = "diffusion"
+FULL_VIEWS = 360  # from which on noise decides how much smoothing is best, not their number
 LEARNED = ("model", "data_guidance", "steps", "unconditional", "z_smoothing")
 MOST_STEPS, MOST_DRAWS = 1000, 100
 
@@ -26,6 +27,7 @@ class Method:
 
     smoothing   default strength, in `unit`; None for a method that has none
     iterations  the default, the largest number where a small change ends them; None without
+    sparse      the default strength grows by this power of FULL_VIEWS / views: fewer of them leave more than noise
     """
 
     kinds: tuple[Literal["CT", "PET"], ...]
@@ -33,14 +35,19 @@ class Method:
     smoothing: float | None = None
     unit: str = ""
     iterations: int | None = None
+    sparse: float = 0.0
+
+    def strength(self, views: int) -> float | None:
+        """Default for data of so many views."""
+        return self.smoothing and round(self.smoothing * max(FULL_VIEWS / views, 1.0) ** self.sparse, 2)
 
 
 METHODS: dict[str, Method] = {
     "fbp": Method(("CT",), "filtered backprojection"),
     "sirt": Method(("CT",), "simultaneous iterative reconstruction", iterations=100),
     "cgls": Method(("CT",), "conjugate gradients for least squares", iterations=12),
-    "pwls": Method(("CT",), "penalised weighted least squares", 3.0, "noise levels", 40),
-    "tv": Method(("CT",), "total variation", 5.5, "noise levels", 60),
+    "pwls": Method(("CT",), "penalised weighted least squares", 1.0, "noise levels", 40, 0.7),
+    "tv": Method(("CT",), "total variation", 1.0, "noise levels", 60, 1.0),
     "diffusion": Method(("CT", "PET"), "diffusion model guided by the data", 1.0),
     "osem": Method(("PET",), "ordered subsets expectation maximisation", 5.0, "mm FWHM", 3),
     "map-rdp": Method(("PET",), "maximum a posteriori, relative difference prior", 0.1, "", 8),
@@ -146,10 +153,10 @@ class ProjectionOptions:
         }
         return next((name for name, is_given in given.items() if is_given), None)
 
-    def parameters(self, kind: Literal["CT", "PET"] = "CT") -> dict[str, Any]:
+    def parameters(self, kind: Literal["CT", "PET"] = "CT", views: int = FULL_VIEWS) -> dict[str, Any]:
         """Everything that decides voxels, but for what a model adds."""
         given = {
-            "smoothing": self.chosen.smoothing if self.smoothing is None else self.smoothing,
+            "smoothing": self.chosen.strength(views) if self.smoothing is None else self.smoothing,
             "iterations": self.chosen.iterations if self.iterations is None else self.iterations,
             "kernel": (self.kernel or "hann") if self.method == "fbp" else None,
             "projector": self.projector if kind == "CT" and "CT" in self.chosen.kinds else None,

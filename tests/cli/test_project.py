@@ -114,6 +114,8 @@ def test_every_method_reconstructs_and_says_what_it_did(
     assert series["operator_calls"]["apply"] >= 1
     assert (series["operator_calls"]["adjoint"] >= 1) == (method != "fbp")
     assert series["data_residual"] > 0
+    by_views = {"pwls": 4.1, "tv": 7.5, "diffusion": 1.0}  # 48: (360 / 48)^0.7, 360 / 48
+    assert series["smoothing"] == by_views.get(method)
     scan_, made = load_volume(scan), load_volume(tmp_path / "out" / f"001_CT_{method}")
     assert np.std(made.array - scan_.array) < 0.5 * np.std(scan_.array)
 
