@@ -185,8 +185,8 @@ def reconstruct(
     draws: Annotated[
         int | None,
         typer.Option(
-            help="Take the uncertainty map from so many samples. Default: the model's own where it gives one for images, "
-            "else 8.",
+            help="Take the uncertainty map from so many samples. Default: the model's own where it gives one for "
+            "images, else 8.",
             rich_help_panel=SAMPLING,
         ),
     ] = None,
