@@ -260,10 +260,10 @@ def _differences(here: list[dict[str, Any]]) -> None:
             print(f"  diffusion - {other}: {gain.mean():+.2f} dB (lowest {gain.min():+.2f}, {len(gain)} patients)")
 
 
-def store_best(rows: list[dict[str, Any]], patients: list[str]) -> None:
+def store_best(rows: list[dict[str, Any]], patients: list[str], conditions: list[str]) -> None:
     tuned = json.loads(TUNED.read_text()) if TUNED.exists() else {}
     for method in STRENGTHS:
-        for condition in CONDITIONS:
+        for condition in conditions:
             best = best_of(rows, patients, method, condition)
             if best is not None:
                 tuned.setdefault(method, {})[condition] = best
@@ -310,7 +310,7 @@ def main() -> None:
                         file.write(json.dumps(done[-1]) + "\n")
                         file.flush()
     if arguments.split == "tune":
-        store_best(done, patients)
+        store_best(done, patients, arguments.conditions)
     else:  # strengths that were best once are no part of the result
         methods = list(dict.fromkeys(r["method"] for r in done))
         valid = {condition: asked(methods, condition, None) for condition in CONDITIONS}
