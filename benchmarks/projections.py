@@ -236,6 +236,64 @@ def table(rows: list[dict[str, Any]], split: str) -> None:
             _differences(here)
 
 
+HEADING = f"""# Reconstruction from projections: the trial
+
+{DISCLAIMER.capitalize()}.
+Written by `python benchmarks/projections.py --data SCANS --split test --twin TWIN --rows ROWS --markdown FILE`,
+which says what is measured. Middle slices of test patients, every other view held out; means over patients, inside the
+body, against the slice itself.
+
+- *twin*: a network of the size, data, steps and seed of the one in *diffusion*, for the mean alone, on the fbp
+- *smoothing*: tuned on patients of the split `tune`
+- *chi2*: chi-square on held-out rays, over that of the slice itself
+- *s*: seconds a slice, the median, on one core of two, the other one busy; *calls*: of the projector and its adjoint
+- *gain*: PSNR of diffusion less that of the method, in dB, and that of the patient with the lowest
+"""
+SHOWN = ("fbp", "pwls", "tv", "twin", "diffusion")
+NAMES = {"views": "{} views", "dose": "360 views, {} % of the dose", "arc": "120 views over {} degrees"}
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """All that was measured, as Markdown: a line for each method in each condition, means over patients."""
+    lines = [
+        HEADING,
+        "| | patients | method | smoothing | PSNR | SSIM | RMSE, HU | bias, HU | chi2 | s | NFE | calls | gain |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for condition in CONDITIONS:
+        kind, value = condition.split("_")
+        for method in SHOWN:
+            found = [r for r in rows if (r["condition"], r["method"]) == (condition, method)]
+            if not found:
+                continue
+            mean = {k: float(np.mean([r[k] for r in found])) for k in ("psnr", "ssim", "rmse", "bias", "chi2_held")}
+            best = {r["patient"]: r["psnr"] for r in rows if (r["condition"], r["method"]) == (condition, "diffusion")}
+            gain = np.array([best[r["patient"]] - r["psnr"] for r in found if r["patient"] in best])
+            cells = [
+                NAMES[kind].format(value),
+                len(found),
+                method,
+                f"{found[0]['strength']:g}" if found[0]["strength"] else "",
+                *(f"{mean[k]:{form}}" for k, form in (("psnr", ".2f"), ("ssim", ".3f"), ("rmse", ".1f"))),
+                f"{mean['bias']:+.1f}",
+                f"{mean['chi2_held']:.3g}",
+                f"{np.median([r['seconds'] for r in found]):.1f}",
+                found[0]["nfe"] or "",
+                max(sum((r["calls"] or {}).values()) for r in found) or "",
+                f"{gain.mean():+.2f} ({gain.min():+.2f})" if method != "diffusion" and len(gain) else "",
+            ]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def complete(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of patients that were reconstructed with everything in SHOWN: the run may have been stopped."""
+    done: dict[tuple[str, str], set[str]] = {}
+    for one in rows:
+        done.setdefault((one["condition"], one["patient"]), set()).add(one["method"])
+    return [one for one in rows if done[one["condition"], one["patient"]] >= set(SHOWN)]
+
+
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line a condition: patients, and mean PSNR of the methods that all of them were reconstructed with."""
     lines = []
@@ -279,6 +337,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="weights of diffusion; without it the embedded ones")
     parser.add_argument("--twin", type=Path)
     parser.add_argument("--json", type=Path, help="figures for scripts/embed_model.py")
+    parser.add_argument("--markdown", type=Path, help="a table of all that was measured")
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--conditions", nargs="*", default=list(CONDITIONS), choices=list(CONDITIONS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
@@ -314,11 +373,13 @@ def main() -> None:
     else:  # strengths that were best once are no part of the result
         methods = list(dict.fromkeys(r["method"] for r in done))
         valid = {condition: asked(methods, condition, None) for condition in CONDITIONS}
-        done = [r for r in done if (r["method"], r["strength"]) in valid[r["condition"]]]
+        done = complete([r for r in done if (r["method"], r["strength"]) in valid[r["condition"]]])
     if arguments.json:
         name = arguments.model or FOR_PROJECTIONS
         figures = {"model": load(name).sha256, "rows": means(done)}
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(page(done))
     table([r for r in done if r["condition"] in arguments.conditions], arguments.split)
     print(f"\n{DISCLAIMER}")
 

@@ -186,10 +186,10 @@ def _draw(path: Path, truth: Image, image: Image, samples: Image, deviation: Ima
     columns = [
         ("the scan", truth, (-160, 240)),
         ("reconstruction, 120 of 360 degrees", image, (-160, 240)),
-        ("a sample: as sharp, and elsewhere", samples[0], (-160, 240)),
+        ("a sample without the condition", samples[0], (-160, 240)),
         ("reconstruction - scan", image - truth, (-200, 200)),
         ("two samples, difference", samples[1] - samples[0], (-200, 200)),
-        ("standard deviation", deviation, (0, 100)),
+        ("standard deviation", deviation, (0, 300)),
     ]
     figure, axes = plt.subplots(2, 3, figsize=(12, 8.4), facecolor="black")
     for axis, (title, shown, (low, high)) in zip(axes.flat, columns, strict=True):

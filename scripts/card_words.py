@@ -160,8 +160,8 @@ PROJECTIONS = Words(
         "It invents what no ray measured: docs/invention.md says when not to use it.",
         "Never seen: measured projections, other geometries, beam hardening, scatter, motion, metal; heads, limbs, "
         "children.",
-        "With arcs of 120 degrees its own estimate is hardly better than the backprojection; what is gained there "
-        "comes from the data step and the prior.",
+        "With arcs of 120 degrees its own estimate is hardly better than the backprojection: smooth pwls and tv are "
+        "nearer to the slice there, with the data in the loop too.",
         "Uncertainty is calibrated at 60 views, at 10 % of the dose and for an arc of 120 degrees, on few patients; "
         "it says how far an image may be off on the whole, and hardly where.",
         "The kernel of the condition is hann; other kernels were not trained on.",
