@@ -14,23 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from calibrate_ct import AIR_PIXELS, PIXELS_A_SLICE, Trial, _some, calibrated, covered, joined, pixels
 from numpy.typing import NDArray
 from projections import CONDITIONS, PIPELINES, trial
-from projections_volume import MODEL, _copies, images, method
+from projections_volume import MODEL, sampled
 
 from medidiff import DISCLAIMER
 from medidiff.data.manifest import Pair, read_manifest
-from medidiff.diffusion.schedule import CaseNoise
-from medidiff.inference import calibration, guided
+from medidiff.inference import calibration
 from medidiff.inference.calibration import tissue_position
-from medidiff.io.projections import open_projections
 from medidiff.metrics.tissue import TISSUES_HU
 from medidiff.metrics.uncertainty import Z90
 from medidiff.model import FOR_PROJECTIONS, load
@@ -42,22 +38,17 @@ def worked_out(pair: Pair, condition: str, number: int, path: Path) -> None:
     """Random pixels of one slice: error, raw deviation, tissue position and truth, level and colour of the noise."""
     with tempfile.TemporaryDirectory() as name:
         one = trial(pair, condition, number, Path(name))
-        usual = method(open_projections(one.container))
-        image = images(usual)[0]
-        copies = _copies(open_projections(one.container), Path(name) / "copies.h5")
-        with patch.object(guided, "CaseNoise", partial(CaseNoise, weights=(1.0,))):  # copies have nothing in common
-            samples = images(method(copies, mode="sample", unconditional=True))
-        (cond,) = usual._conditions([0], usual.data([0])[0])
+        found = sampled(one, Path(name))
     generator = np.random.default_rng([number, list(CONDITIONS).index(condition)])
     body = one.truth > TISSUES_HU["air"][1]
     chosen = np.concatenate([_some(body, PIXELS_A_SLICE, generator), _some(~body, AIR_PIXELS, generator)])
     maps: dict[str, NDArray[np.floating]] = {
-        "error": image - one.truth,
-        "sd": samples.std(0, ddof=1),
-        "position": tissue_position(image),
+        "error": found.image - one.truth,
+        "sd": found.samples.std(0, ddof=1),
+        "position": tissue_position(found.image),
         "truth": one.truth,
     }
-    noise = {"r": float(cond.r[0]) * usual.model.scaling.factor, "colour": float(cond.colour[0, 0])}
+    noise = {"r": found.level, "colour": found.colour}
     temporary = path.with_suffix(".partial.npz")
     np.savez(temporary, **noise, **{key: values.ravel()[chosen] for key, values in maps.items()})  # type: ignore[arg-type]
     temporary.replace(path)

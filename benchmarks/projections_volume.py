@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -25,7 +25,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from projections import CONDITIONS, PIPELINES, body_of, trial
+from projections import CONDITIONS, PIPELINES, Trial, body_of, trial
 from scipy.stats import spearmanr
 
 from medidiff import DISCLAIMER
@@ -109,17 +109,12 @@ def null_space(data: Path, folder: Path, picture: Path | None) -> None:
     print("\n120 views over 120 degrees: deviation and error, HU a Fourier coefficient, by direction")
     for number, pair in enumerate(pairs):
         one = trial(pair, "arc_120", number, folder)
-        copies = _copies(open_projections(one.container), folder / "copies.h5")
-        made = method(open_projections(one.container), mode="uncertainty")
-        image = images(method(open_projections(one.container)))[0]
-        with patch.object(guided, "CaseNoise", partial(CaseNoise, weights=(1.0,))):  # copies have nothing in common
-            samples = images(method(copies, mode="sample", unconditional=True))
-        deviation = samples.std(0, ddof=1)
-        if made.table:
-            (cond,) = made._conditions([0], made.data([0])[0])
-            level = float(cond.r[0]) * made.model.scaling.factor
-            deviation = made.table(deviation, image, level, float(cond.colour[0, 0]))
-        seen = _measured(made)
+        found = sampled(one, folder)
+        image, samples, deviation = found.image, found.samples, found.samples.std(0, ddof=1)
+        table = method(open_projections(one.container), mode="uncertainty").table
+        if table:
+            deviation = table(deviation, image, found.level, found.colour)
+        seen = _measured(found.usual)
         spread = _power(samples - samples.mean(0)) * COPIES / (COPIES - 1)
         error = _power((image - one.truth)[None])
         ratio = [float(np.sqrt(power[~seen].mean() / power[seen].mean())) for power in (spread, error)]
@@ -134,6 +129,27 @@ def null_space(data: Path, folder: Path, picture: Path | None) -> None:
         )
         if picture is not None and number == 0:
             _draw(picture, one.truth, image, samples, deviation)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """A slice by the default options, and COPIES samples without a condition; level in HU and colour of its noise."""
+
+    usual: Guided
+    image: Image
+    samples: Image
+    level: float
+    colour: float
+
+
+def sampled(one: Trial, folder: Path) -> Sampled:
+    usual = method(open_projections(one.container))
+    copies = _copies(open_projections(one.container), folder / "copies.h5")
+    with patch.object(guided, "CaseNoise", partial(CaseNoise, weights=(1.0,))):  # copies have nothing in common
+        samples = images(method(copies, mode="sample", unconditional=True))
+    (cond,) = usual._conditions([0], usual.data([0])[0])
+    level = float(cond.r[0]) * usual.model.scaling.factor
+    return Sampled(usual, images(usual)[0], samples, level, float(cond.colour[0, 0]))
 
 
 def _copies(one: Projections, path: Path) -> Projections:

@@ -147,9 +147,10 @@ class Guided(Ct):
         residuals = chi_square(self.operator, line, weights, x).cpu().numpy()
         self.count()
         hu = np.asarray(mu_to_hu(x.cpu().numpy()), np.float32)
-        return Done(indices, hu, residuals, None if deviations is None else self._in_hu(deviations))
+        return Done(indices, hu, residuals, deviations)
 
-    def _estimate(self, indices: list[int], line: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _estimate(self, indices: list[int], line: Tensor, weights: Tensor) -> tuple[Tensor, Array | None]:
+        """(B, 1, rows, columns) in model units, and where asked for (B, rows, columns) deviations in HU."""
         conditions = self._conditions(indices, line)
         data = self._measurement(line, weights)
         level = torch.cat([cond.r for cond in conditions])
@@ -166,7 +167,7 @@ class Guided(Ct):
         denoise = self._guided(self._network([cond.as_null() for cond in conditions]), data, level)
         y = torch.cat([self._cropped(cond.y) for cond in conditions])
         samples = [self._sample(denoise, y, sigmas, indices, k) for k in range(self.parameters["draws"])]
-        return image, self._calibrated(torch.stack(samples).std(dim=0), image, conditions)
+        return image, self._deviations(torch.stack(samples).std(dim=0), image, conditions)
 
     def _network(self, conditions: list[Condition]) -> Denoise:
         """The network for a batch of slices, each with its condition; one at a time, so that none depends on others."""
@@ -181,17 +182,17 @@ class Guided(Ct):
     def _cropped(self, padded: Tensor) -> Tensor:
         return crop(padded, self.projections.header.geometry.matrix)
 
-    def _calibrated(self, deviations: Tensor, images: Tensor, conditions: list[Condition]) -> Tensor:
-        """(B, 1, rows, columns) in model units."""
-        if self.table is None:
-            return deviations
+    def _deviations(self, spread: Tensor, images: Tensor, conditions: list[Condition]) -> Array:
+        """(B, rows, columns) in HU, from the spread of samples in model units."""
         factor = self.model.scaling.factor
-        hu = [(factor * stack[:, 0]).float().cpu().numpy() for stack in (deviations, images)]
-        found = [
+        raw, estimates = ((factor * stack[:, 0]).float().cpu().numpy() for stack in (spread, images))
+        if self.table is None:
+            return np.asarray(raw)
+        calibrated = [
             self.table(sd, image, factor * float(cond.r[0]), float(cond.colour[0, 0]))
-            for sd, image, cond in zip(*hu, conditions, strict=True)
+            for sd, image, cond in zip(raw, estimates, conditions, strict=True)
         ]
-        return torch.from_numpy(np.stack(found)[:, None]).to(deviations) / factor
+        return np.stack(calibrated)
 
     @property
     def _denoiser(self) -> Denoiser:
@@ -273,9 +274,6 @@ class Guided(Ct):
             factor = self.model.scaling.factor
             across = Across(z * factor, DIFFERENCE_HU / factor)
         return Measurement(operator, line - water, weights, preconditioner, across)
-
-    def _in_hu(self, deviations: Tensor) -> Array:
-        return np.asarray(deviations[:, 0].cpu().numpy() * self.model.scaling.factor, np.float32)
 
 
 def _as_seen(cond: Condition, model: Model) -> Condition:
